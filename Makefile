@@ -1,0 +1,65 @@
+# Every target sets up what it needs on a fresh machine and says what it does.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CRD := crds/multimodel.dev_multimodels.yaml
+CHART_CRD := charts/multimodel/files/crd.yaml
+
+.PHONY: help up test check e2e bench crds cluster system-packages clean
+
+help: ## list the targets
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "MultiModel needs Python 3.11 or newer; run: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "Creating a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing the packages that serving needs (torch is about 3 GB the first time)"
+	$(BIN)/pip install -c constraints.txt -e '.[router,modelserver,client]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "Installing the packages that development needs"
+	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+up: $(VENV)/.runtime ## serve examples/quickstart.yaml on 127.0.0.1:1234
+	@$(BIN)/multimodel up examples/quickstart.yaml
+
+test: $(VENV)/.dev ## unit, parity and API-server tests (no root, no GPU)
+	@$(BIN)/python -m multimodel_testbed build --control-plane-only
+	$(BIN)/python -m pytest -m 'not cluster and not gpu'
+
+check: $(VENV)/.dev ## formatting, lint, types, import contracts, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(BIN)/python -m multimodel_api.crd | diff -u $(CRD) - && diff -u $(CRD) $(CHART_CRD) \
+	  || { echo "The CRD is not up to date; run: make crds" >&2; exit 1; }
+
+crds: $(VENV)/.dev ## write the CRD from multimodel_api.manifest
+	$(BIN)/python -m multimodel_api.crd > $(CRD)
+	cp $(CRD) $(CHART_CRD)
+
+system-packages: ## install the Debian packages that the test cluster needs (root)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  buildah containernetworking-plugins debootstrap iproute2 nftables runc
+
+e2e: $(VENV)/.dev ## end-to-end tests on a real node (root, Debian; see CONTRIBUTING.md)
+	@$(BIN)/python -m multimodel_testbed build
+	$(BIN)/python -m pytest -m cluster tests/testbed tests/cluster
+
+cluster: $(VENV)/.dev ## leave a real one-node cluster running and print its kubeconfig
+	@$(BIN)/python -m multimodel_testbed build
+	@$(BIN)/python -m multimodel_testbed up
+
+bench: $(VENV)/.dev ## measure: prints tables and one JSON line each
+	$(BIN)/python benches/engine_throughput.py
+	$(BIN)/python benches/router_overhead.py
+
+clean: ## remove the virtual environment and caches in the checkout
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

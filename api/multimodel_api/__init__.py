@@ -1,0 +1,1 @@
+"""The contract between MultiModel's parts: what crosses a process boundary, and nothing else."""

@@ -1,0 +1,144 @@
+"""Writes the CustomResourceDefinition from the manifest types: `python -m multimodel_api.crd > crds/…yaml`."""
+
+import sys
+from typing import Any
+
+import yaml
+
+from multimodel_api import names
+from multimodel_api.manifest import MultiModelSpec
+from multimodel_api.status import MultiModelStatus
+
+PRINTER_COLUMNS = (
+    {"name": "Ready", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].status'},
+    {"name": "Loaded", "type": "string", "jsonPath": ".status.loaded"},
+    {"name": "Default", "type": "string", "jsonPath": ".status.defaultModel"},
+    {"name": "URL", "type": "string", "jsonPath": ".status.url"},
+    {"name": "Reason", "type": "string", "priority": 1, "jsonPath": '.status.conditions[?(@.type=="Ready")].reason'},
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+)
+
+_KEPT = {
+    *("type", "properties", "required", "items", "additionalProperties", "default", "description", "enum", "format"),
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems"),
+    *("minLength", "maxLength", "pattern"),
+}
+
+
+def structural_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON schema of pydantic's as a Kubernetes structural schema: no references, no unions, no titles."""
+    definitions = schema.get("$defs", {})
+
+    def convert(node: dict[str, Any]) -> dict[str, Any]:
+        node = dict(node)
+        if "$ref" in node:
+            node = definitions[node.pop("$ref").rsplit("/", 1)[1]] | node
+        if "anyOf" in node:
+            node = _without_union(node)
+            return convert(node)
+        if "x-kubernetes-int-or-string" in node:
+            return {"x-kubernetes-int-or-string": True}
+        kept = {key: value for key, value in node.items() if key in _KEPT or key.startswith("x-kubernetes-")}
+        if kept.get("additionalProperties") in (False, True):
+            del kept["additionalProperties"]
+        kept["default"] = _without_nulls(kept.get("default"))
+        if kept["default"] is None:
+            del kept["default"]
+        return _with_integer_bounds(_converted_children(kept, convert))
+
+    return convert(schema)
+
+
+def _without_union(node: dict[str, Any]) -> dict[str, Any]:
+    """Fold `X | None` into X, which a structural schema leaves out of `required`; int | str carries its own marker."""
+    if "x-kubernetes-int-or-string" in node:
+        return {"x-kubernetes-int-or-string": True}
+    arms = [arm for arm in node.pop("anyOf") if arm.get("type") != "null"]
+    if len(arms) != 1:
+        raise ValueError(f"a union of {len(arms)} types has no structural schema: {arms}")
+    folded: dict[str, Any] = arms[0] | node
+    return folded
+
+
+def _without_nulls(default: Any) -> Any:
+    if isinstance(default, dict):
+        return {key: _without_nulls(value) for key, value in default.items() if value is not None}
+    return default
+
+
+def _converted_children(node: dict[str, Any], convert: Any) -> dict[str, Any]:
+    if "properties" in node:
+        node["properties"] = {name: convert(child) for name, child in node["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if key in node:
+            node[key] = convert(node[key])
+    return node
+
+
+def _with_integer_bounds(node: dict[str, Any]) -> dict[str, Any]:
+    """Rewrite JSON Schema 2020's numeric exclusive bounds as OpenAPI 3.0's boolean ones."""
+    for bound, flag in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if flag in node:
+            node[bound] = node.pop(flag)
+            node[flag] = True
+    return node
+
+
+def custom_resource_definition() -> dict[str, Any]:
+    """Return the CRD as the API server takes it."""
+    spec = structural_schema(MultiModelSpec.model_json_schema(by_alias=True))
+    status = structural_schema(MultiModelStatus.model_json_schema(by_alias=True))
+    root = {
+        "type": "object",
+        "description": "Several language models behind one OpenAI endpoint.",
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": status,
+        },
+        "required": ["spec"],
+    }
+    version = {
+        "name": names.VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": list(PRINTER_COLUMNS),
+        "schema": {"openAPIV3Schema": root},
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{names.PLURAL}.{names.GROUP}"},
+        "spec": {
+            "group": names.GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": names.KIND,
+                "plural": names.PLURAL,
+                "singular": names.SINGULAR,
+                "shortNames": [names.SHORT_NAME],
+                "categories": ["all"],
+            },
+            "versions": [version],
+        },
+    }
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes shared values out each time: anchors would only puzzle readers of a CRD."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  (PyYAML's hook)
+        return True
+
+
+def main() -> None:
+    """Print the CRD as YAML."""
+    sys.stdout.write("# Generated by `make crds` from multimodel_api.manifest; do not edit.\n")
+    yaml.dump(custom_resource_definition(), sys.stdout, Dumper=_PlainDumper, sort_keys=False, width=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""How a model of a manifest becomes a model server's command line: the same in a pod and on this machine."""
+
+from multimodel_api.manifest import EngineSettings, HubSource, Model
+
+MODULE = "multimodel_server"
+
+
+def server_arguments(model: Model, engine: EngineSettings, *, host: str, port: int, failure_file: str) -> list[str]:
+    """Return the arguments of `python -m multimodel_server` for a loadable model.
+
+    Raises:
+        ValueError: the model's source kind cannot be loaded (`Model.loadable` is false).
+    """
+    source = getattr(model, model.kind)
+    if not model.loadable or not isinstance(source, HubSource):
+        raise ValueError(
+            f"model {model.name}: a source of kind '{model.kind}' cannot be loaded; use one of the kinds: plain"
+        )
+    paged = engine.paged_attention
+    options: dict[str, object] = {
+        "--model": source.model_id,
+        "--revision": source.revision,
+        "--alias": model.alias,
+        "--isq": model.in_situ_quant,
+        "--max-seqs": engine.max_seqs,
+        "--max-batched-tokens": engine.max_batched_tokens,
+        "--pa-context-len": paged and paged.context_len,
+        "--pa-memory-mb": paged and paged.memory_mb,
+        "--pa-memory-fraction": paged and paged.memory_fraction,
+        "--pa-block-size": paged and paged.block_size,
+        "--dtype": engine.dtype,
+        "--chat-template": engine.chat_template,
+        "--jinja-explicit": engine.jinja_explicit,
+        "--host": host,
+        "--port": port,
+        "--failure-file": failure_file,
+    }
+    return [f"{option}={value}" for option, value in options.items() if value is not None]

@@ -1,0 +1,1 @@
+"""The `multimodel` command and the Python client."""

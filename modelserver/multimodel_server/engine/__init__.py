@@ -1,0 +1,1 @@
+"""The engine process: scheduling, the paged KV cache, running the model, sampling."""

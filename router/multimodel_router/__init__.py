@@ -1,0 +1,1 @@
+"""One OpenAI endpoint for all models of a MultiModel: catalog, waiting room, relay, fleet."""
