@@ -1,0 +1,37 @@
+"""A model of a manifest becomes the server's command line."""
+
+from typing import Any
+
+import pytest
+
+from multimodel_api.launch import server_arguments
+from multimodel_api.manifest import EngineSettings, Model
+
+
+def arguments(engine: EngineSettings | None = None, **fields: Any) -> list[str]:
+    model = Model.model_validate({"name": "a", **fields})
+    return server_arguments(model, engine or EngineSettings(), host="127.0.0.1", port=8000, failure_file="f")
+
+
+def test_only_what_is_set_is_passed() -> None:
+    assert arguments(plain={"modelId": "org/a"}) == [
+        "--model=org/a", "--host=127.0.0.1", "--port=8000", "--failure-file=f",
+    ]  # fmt: skip
+
+
+def test_every_setting_has_its_flag() -> None:
+    engine = EngineSettings.model_validate(
+        {"maxSeqs": 4, "maxBatchedTokens": 64, "pagedAttention": {"contextLen": 128, "blockSize": 8}, "dtype": "f32"}
+    )
+    given = arguments(engine, plain={"modelId": "org/a", "revision": "v1"}, alias="x", inSituQuant="Q4K")
+    assert {"--revision=v1", "--alias=x", "--isq=Q4K", "--max-seqs=4", "--max-batched-tokens=64"} <= set(given)
+    assert {"--pa-context-len=128", "--pa-block-size=8", "--dtype=f32"} <= set(given)
+
+
+def test_a_value_that_looks_like_a_flag_stays_a_value() -> None:
+    assert "--alias=--help" in arguments(plain={"modelId": "org/a"}, alias="--help")
+
+
+def test_a_source_that_cannot_be_loaded_is_refused() -> None:
+    with pytest.raises(ValueError, match="diffusion"):
+        arguments(diffusion={"modelId": "org/flux"})
