@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from multimodel_api import names
-from multimodel_api.manifest import MultiModelSpec
+from multimodel_api.manifest import DNS_LABEL, RULE_OBJECT_NAME, MultiModelSpec
 from multimodel_api.status import MultiModelStatus
 
 PRINTER_COLUMNS = (
@@ -42,8 +42,8 @@ def structural_schema(schema: dict[str, Any]) -> dict[str, Any]:
         if kept.get("additionalProperties") in (False, True):
             del kept["additionalProperties"]
         kept["default"] = _without_nulls(kept.get("default"))
-        if kept["default"] is None:
-            del kept["default"]
+        if not kept["default"] and not isinstance(kept["default"], int | str):
+            del kept["default"]  # empty defaults would only clutter every stored object
         return _with_integer_bounds(_converted_children(kept, convert))
 
     return convert(schema)
@@ -99,6 +99,9 @@ def custom_resource_definition() -> dict[str, Any]:
             "status": status,
         },
         "required": ["spec"],
+        "x-kubernetes-validations": [
+            {"rule": f"self.metadata.name.matches('{DNS_LABEL}')", "message": RULE_OBJECT_NAME}
+        ],
     }
     version = {
         "name": names.VERSION,

@@ -4,6 +4,7 @@ Field names are camelCase on the wire and snake_case here. Rules that CEL can ch
 `kubectl apply` and the Python validators both answer with.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
@@ -17,7 +18,8 @@ MAX_MODELS = 64
 MAX_ID = 253
 
 ModelId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
-DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 FreeForm = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 Quantities = dict[str, Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})]]
 
@@ -31,6 +33,7 @@ RULE_UNIQUE_NAMES = "model names must be unique"
 RULE_UNIQUE_IDS = "two models have the same API id (the alias, or without one the model id): give each its own alias"
 RULE_ALIAS_CLASH = "an alias must not be the model id of another model"
 RULE_RESERVED_ID = f"the id '{names.DEFAULT_MODEL_ID}' is reserved for the default model: choose another alias"
+RULE_OBJECT_NAME = "metadata.name must be a DNS label: at most 63 of a-z, 0-9 and '-', no '-' at either end"
 RULE_KNOWN_DEFAULT = "defaultModel must be the alias or the model id of one of the models"
 
 KV_SIZES = ("context_len", "memory_mb", "memory_fraction")
@@ -45,7 +48,7 @@ _CEL_ONE_KV_SIZE = f"{_cel_count_set(KV_SIZES)} <= 1"
 
 
 def _cel_canonical(model: str) -> str:
-    expression = f"{model}.gguf.quantizedModelId"
+    expression = f"has({model}.gguf) ? {model}.gguf.quantizedModelId : ''"
     for kind in SOURCE_KINDS:
         if kind != "gguf":
             expression = f"has({model}.{kind}) ? {model}.{kind}.modelId : ({expression})"
@@ -56,9 +59,13 @@ def _cel_api_id(model: str) -> str:
     return f"(has({model}.alias) ? {model}.alias : {_cel_canonical(model)})"
 
 
-_CEL_UNIQUE_IDS = f"self.models.all(m, self.models.exists_one(n, {_cel_api_id('n')} == {_cel_api_id('m')}))"
+# A list of one list names the ids, so that they are made once and not for every pair of models.
+_CEL_UNIQUE_IDS = (
+    f"[self.models.map(m, {_cel_api_id('m')})].all(ids, ids.all(id, ids.indexOf(id) == ids.lastIndexOf(id)))"
+)
 _CEL_ALIAS_CLASH = (
-    f"self.models.all(m, !has(m.alias) || !self.models.exists(n, n.name != m.name && {_cel_canonical('n')} == m.alias))"
+    f"[self.models.map(m, {_cel_canonical('m')})].all(ids, self.models.all(m, !has(m.alias) || "
+    f"(ids.indexOf(m.alias) == ids.lastIndexOf(m.alias) && (!(m.alias in ids) || {_cel_canonical('m')} == m.alias))))"
 )
 _CEL_KNOWN_DEFAULT = (
     "!has(self.defaultModel) || self.models.exists(m, "
@@ -121,7 +128,7 @@ class EngineSettings(Document):
 
     max_seqs: int | None = Field(None, ge=1, le=4096, description="Most sequences running at once; 32 when unset.")
     max_batched_tokens: int | None = Field(None, ge=16, description="Token budget of one step; 4096 when unset.")
-    paged_attention: PagedAttention | None = None
+    paged_attention: PagedAttention | None = Field(None, description="Size and shape of the paged KV cache.")
     dtype: Literal["auto", "bf16", "f16", "f32"] | None = Field(
         None, description="Arithmetic of weights and activations; auto takes the checkpoint's."
     )
@@ -143,8 +150,8 @@ class Scaling(Document):
 class Resources(Document):
     """Kubernetes resource requests and limits of the model server's container."""
 
-    limits: Quantities = {}
-    requests: Quantities = {}
+    limits: Quantities = Field({}, description="Most the container may use, for example `nvidia.com/gpu: 1`.")
+    requests: Quantities = Field({}, description="What the container is guaranteed; the scheduler counts it.")
 
 
 class Model(Document):
@@ -159,19 +166,21 @@ class Model(Document):
 
     name: DnsLabel = Field(description="Label that names the child objects; never an API id.")
     alias: ModelId | None = Field(None, description="API id of the model; without it the model id is the API id.")
-    plain: HubSource | None = None
-    vision: HubSource | None = None
-    gguf: GgufSource | None = None
-    embedding: HubSource | None = None
-    diffusion: HubSource | None = None
-    speech: SpeechSource | None = None
+    plain: HubSource | None = Field(None, description="A text model in Hugging Face layout.")
+    vision: HubSource | None = Field(None, description="A vision language model in Hugging Face layout.")
+    gguf: GgufSource | None = Field(None, description="A text model in one or more GGUF files.")
+    embedding: HubSource | None = Field(None, description="An embedding model in Hugging Face layout.")
+    diffusion: HubSource | None = Field(None, description="An image model in Hugging Face layout.")
+    speech: SpeechSource | None = Field(None, description="A speech model with its audio codec.")
     in_situ_quant: str | None = Field(None, max_length=16, description="Quantise while loading, for example Q4K.")
-    engine: EngineSettings = EngineSettings()
-    scaling: Scaling = Scaling()
-    resources: Resources = Resources()
-    env: Annotated[list[FreeForm], Field(max_length=64)] = []
-    volumes: Annotated[list[FreeForm], Field(max_length=64)] = []
-    volume_mounts: Annotated[list[FreeForm], Field(max_length=64)] = []
+    engine: EngineSettings = Field(
+        EngineSettings(), description="Engine settings of this model; an unset one takes spec.engine's value."
+    )
+    scaling: Scaling = Field(Scaling(), description="How many replicas the model has when it is created.")
+    resources: Resources = Field(Resources(), description="Resources of the model server's container.")
+    env: list[FreeForm] = Field([], max_length=64, description="Environment of the container, as in a pod.")
+    volumes: list[FreeForm] = Field([], max_length=64, description="Volumes of the pod, as in a pod.")
+    volume_mounts: list[FreeForm] = Field([], max_length=64, description="Volume mounts of the container, as in a pod.")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -206,7 +215,7 @@ class Model(Document):
 class Router(Document):
     """The router's Deployment."""
 
-    replicas: int = Field(2, ge=1, le=64)
+    replicas: int = Field(2, ge=1, le=64, description="Pods of the router.")
 
 
 class MultiModelSpec(Document):
@@ -228,11 +237,12 @@ class MultiModelSpec(Document):
         Field(
             min_length=1,
             max_length=MAX_MODELS,
+            description="The models that the endpoint serves, in the order of `/v1/models`.",
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
     ]
     engine: EngineSettings = Field(EngineSettings(), description="Engine settings for every model that sets no own.")
-    router: Router = Router()
+    router: Router = Field(Router(), description="The router's Deployment.")
 
     @model_validator(mode="after")
     def _consistent_ids(self) -> Self:
@@ -268,8 +278,14 @@ class Metadata(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    name: DnsLabel
+    name: str
     namespace: str | None = None
+
+    @model_validator(mode="after")
+    def _label(self) -> Self:
+        if not re.fullmatch(DNS_LABEL, self.name):
+            raise ValueError(RULE_OBJECT_NAME)
+        return self
 
 
 class MultiModel(BaseModel):
