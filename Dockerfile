@@ -8,45 +8,38 @@ WORKDIR /requirements
 COPY pyproject.toml requirements/from_extra.py ./
 RUN for extra in operator router modelserver; do python3 from_extra.py "$extra" > "$extra.txt" || exit 1; done
 
-FROM ${BASE_IMAGE} AS environment
-RUN python3 -m venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
-WORKDIR /build
-COPY constraints.txt ./
-
-FROM environment AS operator-packages
-COPY --from=requirements /requirements/operator.txt ./
-RUN pip install -c constraints.txt -r operator.txt
-
-FROM environment AS router-packages
-COPY --from=requirements /requirements/router.txt ./
-RUN pip install -c constraints.txt -r router.txt
-
-FROM environment AS modelserver-packages
-COPY --from=requirements /requirements/modelserver.txt ./
-RUN pip install -c constraints.txt -r modelserver.txt
-
 FROM ${BASE_IMAGE} AS runtime
-RUN echo 'multimodel:x:65532:65532::/tmp:/usr/sbin/nologin' >> /etc/passwd
-ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+RUN echo 'multimodel:x:65532:65532::/tmp:/usr/sbin/nologin' >> /etc/passwd && python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
+COPY constraints.txt /requirements/
 
-FROM runtime AS operator
-COPY --from=operator-packages /opt/venv /opt/venv
+FROM runtime AS operator-packages
+COPY --from=requirements /requirements/operator.txt /requirements/
+RUN pip install -c /requirements/constraints.txt -r /requirements/operator.txt
+
+FROM runtime AS router-packages
+COPY --from=requirements /requirements/router.txt /requirements/
+RUN pip install -c /requirements/constraints.txt -r /requirements/router.txt
+
+FROM runtime AS modelserver-packages
+COPY --from=requirements /requirements/modelserver.txt /requirements/
+RUN pip install -c /requirements/constraints.txt -r /requirements/modelserver.txt
+
+FROM operator-packages AS operator
 COPY api/multimodel_api multimodel_api
 COPY operator/multimodel_operator multimodel_operator
 USER 65532:65532
 CMD ["python", "-m", "multimodel_operator", "--health-host=0.0.0.0"]
 
-FROM runtime AS router
-COPY --from=router-packages /opt/venv /opt/venv
+FROM router-packages AS router
 COPY api/multimodel_api multimodel_api
 COPY router/multimodel_router multimodel_router
 USER 65532:65532
 CMD ["python", "-m", "multimodel_router", "--help"]
 
-FROM runtime AS modelserver
-COPY --from=modelserver-packages /opt/venv /opt/venv
+FROM modelserver-packages AS modelserver
 COPY examples/models examples/models
 COPY api/multimodel_api multimodel_api
 COPY modelserver/multimodel_server multimodel_server

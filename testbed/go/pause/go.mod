@@ -1,0 +1,3 @@
+module multimodel.dev/testbed/pause
+
+go 1.26.0
