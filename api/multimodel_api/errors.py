@@ -69,7 +69,7 @@ def from_validation(error: ValidationError) -> ApiError:
 
 def model_not_found(model_id: str, known_ids: Iterable[str]) -> ApiError:
     """Return the 404 for an id that names no model, listing those that do."""
-    known = ", ".join(f"'{known_id}'" for known_id in known_ids)
+    known = ", ".join(f"'{known_id}'" for known_id in known_ids) or "none"
     return ApiError(
         HTTPStatus.NOT_FOUND,
         f"The model '{model_id}' does not exist. Known models: {known}.",

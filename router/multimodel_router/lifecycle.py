@@ -1,0 +1,89 @@
+"""Unload, reload, status: what the lifecycle routes answer."""
+
+import asyncio
+
+from multimodel_api.lifecycle import LifecycleReply
+from multimodel_api.manifest import Model
+from multimodel_api.state import ModelState
+from multimodel_router.fleet import Fleet, FleetUnavailableError, ModelView
+from multimodel_router.waiting import WaitingRoom, load_timeout
+
+
+class Lifecycle:
+    """Acts on a fleet for the lifecycle routes; ids are echoed as they came."""
+
+    def __init__(self, fleet: Fleet, waiting: WaitingRoom, wait: float) -> None:
+        self._fleet = fleet
+        self._waiting = waiting
+        self._wait = wait
+
+    async def status(self, model_id: str) -> LifecycleReply:
+        """Tell how a model fares."""
+        model = self._fleet.catalog.find(model_id)
+        return self._reply(model_id, model) if model else _not_found(model_id)
+
+    async def unload(self, model_id: str) -> LifecycleReply:
+        """Scale a model to 0; requests that its servers have begun are finished there."""
+        model = self._fleet.catalog.find(model_id)
+        if model is None:
+            return _not_found(model_id)
+        if self._fleet.view(model.name).state is ModelState.NO_LOADER_CONFIG:
+            return self._reply(model_id, model)
+        try:
+            await self._fleet.scale(model.name, 0)
+        except FleetUnavailableError as unavailable:
+            return _internal_error(model_id, str(unavailable))
+        return LifecycleReply(model_id=model_id, status=ModelState.UNLOADED)
+
+    async def reload(self, model_id: str) -> LifecycleReply:
+        """Load a model that is not loaded and wait for it; one whose load failed is started afresh."""
+        model = self._fleet.catalog.find(model_id)
+        if model is None:
+            return _not_found(model_id)
+        try:
+            async with asyncio.timeout(self._wait):
+                await self._load(model)
+        except TimeoutError:
+            return _internal_error(model_id, str(load_timeout(self._view(model), self._wait)))
+        except FleetUnavailableError as unavailable:
+            return _internal_error(model_id, str(unavailable))
+        return self._reply(model_id, model)
+
+    async def _load(self, model: Model) -> None:
+        if self._view(model).state is ModelState.INTERNAL_ERROR:
+            await self._clear_failure(model)
+        while True:
+            match self._view(model).state:
+                case ModelState.UNLOADED:
+                    await self._waiting.wake(model)
+                case ModelState.RELOADING:
+                    await self._fleet.changed()
+                case _:
+                    return
+
+    async def _clear_failure(self, model: Model) -> None:
+        """Take the failed servers away, so that new ones start without their back-off."""
+        await self._fleet.scale(model.name, 0)
+        while (view := self._view(model)).desired == 0 and view.failure:
+            await self._fleet.changed()
+
+    def _view(self, model: Model) -> ModelView:
+        return self._fleet.view(model.name)
+
+    def _reply(self, model_id: str, model: Model) -> LifecycleReply:
+        view = self._view(model)
+        return LifecycleReply(model_id=model_id, status=view.state, error=_error(view))
+
+
+def _error(view: ModelView) -> str | None:
+    if view.state not in (ModelState.NO_LOADER_CONFIG, ModelState.INTERNAL_ERROR):
+        return None
+    return str(view.failure) if view.failure else "nothing exists yet that could load this model"
+
+
+def _not_found(model_id: str) -> LifecycleReply:
+    return LifecycleReply(model_id=model_id, status=ModelState.NOT_FOUND)
+
+
+def _internal_error(model_id: str, error: str) -> LifecycleReply:
+    return LifecycleReply(model_id=model_id, status=ModelState.INTERNAL_ERROR, error=error)
