@@ -3,7 +3,9 @@
 Only low-level event handlers are registered: kopf then writes nothing at all, neither finalizers nor annotations.
 """
 
-from collections.abc import Callable
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
@@ -25,7 +27,8 @@ def registry(trigger: Callable[[Key], None]) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=handlers)
     def login(**facts: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**facts) or kopf.login_with_kubeconfig(**facts)
+        in_pod = kopf.login_with_service_account(**facts)
+        return by_address(in_pod, os.environ) if in_pod else kopf.login_with_kubeconfig(**facts)
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=handlers)
     async def multimodel_changed(namespace: str | None, name: str | None, **_: Any) -> None:
@@ -37,6 +40,12 @@ def registry(trigger: Callable[[Key], None]) -> kopf.OperatorRegistry:
         trigger(Key(namespace or "", labels[names.LABEL_INSTANCE]))
 
     return handlers
+
+
+def by_address(in_pod: kopf.ConnectionInfo, environment: Mapping[str, str]) -> kopf.ConnectionInfo:
+    """Return a pod's connection with the address that the kubelet gave it: kopf's own needs the cluster's DNS."""
+    host, port = (environment[f"KUBERNETES_SERVICE_{part}"] for part in ("HOST", "PORT"))
+    return dataclasses.replace(in_pod, server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}")
 
 
 def kopf_settings() -> kopf.OperatorSettings:
