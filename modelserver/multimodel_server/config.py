@@ -9,6 +9,11 @@ DtypeName = Literal["auto", "bf16", "f16", "f32"]
 DEFAULT_MAX_SEQS = 32
 DEFAULT_MAX_BATCHED_TOKENS = 4096
 DEFAULT_BLOCK_SIZE = 16
+DEFAULT_DRAIN_SECONDS = 30.0
+DEFAULT_HEARTBEAT_SECONDS = 30.0
+
+MAX_BODY_BYTES = 50 * 1024 * 1024
+"""Largest request body that is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +35,44 @@ class EngineConfig:
     max_batched_tokens: int = DEFAULT_MAX_BATCHED_TOKENS
     block_size: int = DEFAULT_BLOCK_SIZE
     kv_size: KvSize = KvSize()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """The command line of a model server, checked."""
+
+    model: str
+    alias: str | None = None
+    revision: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    dtype: DtypeName = "auto"
+    max_seqs: int = DEFAULT_MAX_SEQS
+    max_batched_tokens: int = DEFAULT_MAX_BATCHED_TOKENS
+    block_size: int = DEFAULT_BLOCK_SIZE
+    kv_size: KvSize = KvSize()
+    chat_template: str | None = None
+    jinja_explicit: Path | None = None
+    isq: str | None = None
+    cache_dir: Path | None = None
+    offline: bool = False
+    failure_file: Path | None = None
+    drain_seconds: float = DEFAULT_DRAIN_SECONDS
+    heartbeat_seconds: float = DEFAULT_HEARTBEAT_SECONDS
+    log_level: str = "info"
+
+    @property
+    def api_id(self) -> str:
+        """The id that replies name: the alias, else the canonical id."""
+        return self.alias or self.model
+
+    def engine(self, model_dir: Path) -> EngineConfig:
+        """Return the settings of the engine process for the model's folder."""
+        return EngineConfig(
+            model_dir=model_dir,
+            dtype=self.dtype,
+            max_seqs=self.max_seqs,
+            max_batched_tokens=self.max_batched_tokens,
+            block_size=self.block_size,
+            kv_size=self.kv_size,
+        )

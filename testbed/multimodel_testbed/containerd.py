@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -53,15 +54,13 @@ class Containerd:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        if process.stdin is None or process.stderr is None:
-            raise TestbedError("ctr was started without pipes")
-        try:
-            with process.stdin as archive:
+        with process:
+            if process.stdin is None or process.stderr is None:
+                raise TestbedError("ctr was started without pipes")
+            with suppress(BrokenPipeError), process.stdin as archive:  # why ctr stopped reading, it says itself
                 write_archive(archive)
-        except BrokenPipeError:
-            process.wait()
-        words = process.stderr.read().decode(errors="replace").strip()
-        if process.wait():
+            words = process.stderr.read().decode(errors="replace").strip()
+        if process.returncode:
             raise TestbedError(f"ctr could not import {name}: {words}")
 
     def forget_containers(self) -> bool:

@@ -1,0 +1,88 @@
+"""The HTTP application: its routes, and one shape for every error."""
+
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from multimodel_api.errors import ApiError, server_error
+from multimodel_server.routes import chat, completions, health, models
+from multimodel_server.service import RETRY_SECONDS, ModelService
+
+_CLIENT_GONE = 499
+"""The status in logs of a request whose client left; nobody receives it."""
+
+
+def create_app(service: ModelService) -> FastAPI:
+    """Return the application that serves `service`."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    app.state.service = service
+    for routes in (chat, completions, models, health):
+        app.include_router(routes.router)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
+    app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(WorkGate, service=service)
+    return app
+
+
+class WorkGate:
+    """Counts the requests under way, and lets no more in while the server drains."""
+
+    def __init__(self, app: ASGIApp, service: ModelService) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+        elif self._service.draining:
+            await _answer(_shutting_down(), {"connection": "close"})(scope, receive, send)
+        else:
+            with self._service.in_flight():
+                await self._app(scope, receive, send)
+
+
+def _shutting_down() -> ApiError:
+    return ApiError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The server is shutting down.",
+        type="server_error",
+        code="shutting_down",
+        retry_after=RETRY_SECONDS,
+    )
+
+
+def _answer(error: ApiError, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(error.body.model_dump(), error.status, headers={**error.headers, **(headers or {})})
+
+
+async def _api_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    if not isinstance(error, ApiError):
+        raise error
+    # A body that was refused for its size is not read, so the connection cannot be used again.
+    close = {"connection": "close"} if error.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else {}
+    return _answer(error, close)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    message = f"{request.method} {request.url.path}: {HTTPStatus(error.status_code).phrase}."
+    code = {HTTPStatus.NOT_FOUND: "unknown_url", HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed"}
+    refused = ApiError(HTTPStatus(error.status_code), message, code=code.get(HTTPStatus(error.status_code)))
+    return _answer(refused, dict(error.headers or {}))
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    return Response(status_code=_CLIENT_GONE)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    # Uvicorn logs the exception, which Starlette raises again after this answer.
+    return _answer(server_error("The server made an error; its log says more.", code="internal_error"))

@@ -1,0 +1,1 @@
+"""The parts a decoder is composed of; each knows sizes and tensors, never a model's name."""
