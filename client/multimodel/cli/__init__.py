@@ -1,0 +1,1 @@
+"""The commands of `multimodel`, one module for each family."""
