@@ -127,7 +127,10 @@ def _explained(error: Exception, model: str, revision: str | None, cache: Path, 
         return _answered(error.__cause__, model)
     if isinstance(error, LocalEntryNotFoundError):
         why = "offline mode is on" if offline else f"the Hub at {constants.ENDPOINT} cannot be reached"
-        return LoadError(FailureReason.HUB_UNREACHABLE, f"{at}: {why}, and the cache {cache} does not hold it all.")
+        return LoadError(
+            FailureReason.HUB_UNREACHABLE,
+            f"{at}: {why}, the cache {cache} does not hold it all, and there is no folder {Path(model).absolute()}.",
+        )
     if isinstance(error, HfHubHTTPError):
         return _answered(error, model)
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
