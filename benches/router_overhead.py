@@ -30,7 +30,7 @@ BODY = {
     "model": "math",
     "stream": True,
     "max_tokens": 48,
-    "messages": [{"role": "user", "content": "Count from 3 to 12."}],
+    "messages": [{"role": "user", "content": "Tell me about yourself."}],
 }
 
 
