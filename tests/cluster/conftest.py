@@ -20,6 +20,7 @@ CHART = ROOT / "charts" / "multimodel"
 RELEASE_NAMESPACE = "multimodel"
 TAG = "e2e"
 LOAD_SECONDS = 240.0
+POD_USER = 65532
 
 Found = TypeVar("Found")
 
@@ -94,7 +95,8 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def _is_server(process: psutil.Process) -> bool:
-    return "multimodel_server" in _command(process)
+    """Tell whether this is a model server of a pod: other tests may run servers of their own as somebody else."""
+    return "multimodel_server" in _command(process) and process.uids().real == POD_USER
 
 
 @pytest.fixture(scope="session")
