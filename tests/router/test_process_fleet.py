@@ -21,9 +21,16 @@ Start = Callable[..., Awaitable[Any]]
 MODEL = {"name": "abacus", "alias": "math", "min": 1}
 
 
-async def server_processes() -> int:
-    """Return how many model servers run below this process."""
-    return sum(p.name().startswith("python") for p in psutil.Process().children(recursive=True))
+@pytest.fixture
+def server_processes() -> Callable[[], Awaitable[int]]:
+    """Counts the model servers that have been started below this process since the test began."""
+    earlier = set(psutil.Process().children(recursive=True))
+
+    async def count() -> int:
+        started = set(psutil.Process().children(recursive=True)) - earlier
+        return sum(p.name().startswith("python") for p in started)
+
+    return count
 
 
 def test_back_off_doubles_from_nothing_to_its_limit() -> None:
@@ -68,7 +75,9 @@ async def test_crashes_in_a_row_are_a_failure_that_says_how_it_ended(start_on_pr
     assert reply.json()["error"].startswith("ServerCrashed: the model server exited with code 7 3 times in a row")
 
 
-async def test_unloading_ends_a_server_that_crashes_again_and_again(start_on_processes: Start, until: Any) -> None:
+async def test_unloading_ends_a_server_that_crashes_again_and_again(
+    start_on_processes: Start, until: Any, server_processes: Any
+) -> None:
     router = await start_on_processes([MODEL | {"standin": {"crash": 7}}])
     await router.until("math", "internal_error")
     await router.http.post("/v1/models/unload", json={"model_id": "math"})
@@ -77,7 +86,9 @@ async def test_unloading_ends_a_server_that_crashes_again_and_again(start_on_pro
     assert await router.status("math") == "unloaded"
 
 
-async def test_stopping_the_fleet_leaves_no_process_and_no_file(manifest: Any, tmp_path: Path, until: Any) -> None:
+async def test_stopping_the_fleet_leaves_no_process_and_no_file(
+    manifest: Any, tmp_path: Path, until: Any, server_processes: Any
+) -> None:
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
     )
