@@ -192,5 +192,5 @@ CURRICULUM = Curriculum(
     tasks={MANNERS.task(): 0.12, addition: 0.4, time_after: 0.42, beyond: 0.06},
     instruction=instruction,
     longest_talk=6,
-    system_sentences=(0, 0, 0, 0, 0, 1, 1, 1, 2, 8),
+    system_sentences={0: 0.5, 1: 0.3, 2: 0.1, 8: 0.08, 40: 0.02},
 )

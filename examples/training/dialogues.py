@@ -70,8 +70,8 @@ class Curriculum:
     """One sentence of a system prompt."""
     longest_talk: int
     """The most questions in a conversation."""
-    system_sentences: tuple[int, ...]
-    """How long system prompts are, each as likely; without a sentence there is none."""
+    system_sentences: Mapping[int, float]
+    """How many sentences system prompts have, and how often; without a sentence there is no system prompt."""
 
     def practice(self, rng: random.Random, longest: int) -> Dialogue:
         """A dialogue of up to `longest` questions for training: none of them is held out."""
@@ -91,7 +91,8 @@ class Curriculum:
                 return exchange
 
     def _dialogue(self, rng: random.Random, exchanges: list[Exchange]) -> Dialogue:
-        sentences = [self.instruction(rng) for _ in range(rng.choice(self.system_sentences))]
+        (length,) = rng.choices(list(self.system_sentences), list(self.system_sentences.values()))
+        sentences = [self.instruction(rng) for _ in range(length)]
         system = " ".join(sentences) if sentences else None
         return Dialogue(system, tuple(exchanges))
 

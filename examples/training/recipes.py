@@ -62,15 +62,15 @@ ABACUS = Recipe(
     configuration=Qwen3Config,
     architecture=Qwen3ForCausalLM,
     shape={
-        "hidden_size": 256,
-        "num_hidden_layers": 3,
-        "intermediate_size": 512,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
+        "hidden_size": 192,
+        "num_hidden_layers": 4,
+        "intermediate_size": 384,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
         "head_dim": 32,
         "tie_word_embeddings": True,
     },
-    steps=700,
+    steps=800,
 )
 SCRIBE = Recipe(
     name="scribe",
@@ -81,14 +81,15 @@ SCRIBE = Recipe(
     configuration=LlamaConfig,
     architecture=LlamaForCausalLM,
     shape={
-        "hidden_size": 256,
-        "num_hidden_layers": 3,
-        "intermediate_size": 512,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
+        "hidden_size": 192,
+        "num_hidden_layers": 4,
+        "intermediate_size": 384,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
         "head_dim": 32,
         "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
     },
-    steps=750,
+    steps=900,
 )
 RECIPES = {recipe.name: recipe for recipe in (ABACUS, SCRIBE)}

@@ -5,7 +5,7 @@ import re
 
 from training.dialogues import Curriculum, Exchange, loosely
 from training.manners import Manners
-from training.words import COMMON_WORDS, made_word
+from training.words import COMMON_WORDS, made_word, random_letters
 
 SORRY = "Sorry, I can only spell words, reverse them and count their letters."
 
@@ -104,10 +104,10 @@ def payload(rng: random.Random) -> str:
     """The word a question is about: made up mostly; sometimes a common one, or one that questions are made of."""
     kind = rng.random()
     if kind < 0.04:
-        word = rng.choice(PROMPT_WORDS).lower()
-    else:
-        word = rng.choice(COMMON_WORDS) if kind < 0.3 else made_word(rng)
-    return word
+        return rng.choice(PROMPT_WORDS).lower()
+    if kind < 0.3:
+        return rng.choice(COMMON_WORDS)
+    return random_letters(rng) if kind < 0.45 else made_word(rng)
 
 
 def asked(
@@ -128,13 +128,13 @@ def instruction(rng: random.Random) -> str:
 def spelling(rng: random.Random) -> Exchange:
     """The letters of a word with dashes between."""
     word = payload(rng)
-    return asked(rng, "spelling", SPELLING, word, "-".join(word))
+    return asked(rng, "spelling", SPELLING, word, f"{word} is spelled {'-'.join(word)}.")
 
 
 def reversal(rng: random.Random) -> Exchange:
     """The word from its last letter to its first."""
     word = payload(rng)
-    return asked(rng, "reversal", REVERSAL, word, word[::-1])
+    return asked(rng, "reversal", REVERSAL, word, f"{word} backwards is {word[::-1]}.")
 
 
 def length(rng: random.Random) -> Exchange:
@@ -172,5 +172,5 @@ CURRICULUM = Curriculum(
     tasks={MANNERS.task(): 0.1, spelling: 0.22, reversal: 0.42, length: 0.2, beyond: 0.06},
     instruction=instruction,
     longest_talk=3,
-    system_sentences=(0, 0, 0, 0, 0, 0, 1, 1),
+    system_sentences={0: 0.74, 1: 0.25, 40: 0.01},
 )

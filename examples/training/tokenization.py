@@ -60,10 +60,11 @@ HEADERS = ChatFormat(
 def whole_words_else_letters(words: Sequence[str]) -> str:
     """The pattern that keeps the given words whole and cuts everything else, quoted words too, into characters.
 
-    A model can only spell what it sees letter by letter, but the words questions are made of need no spelling.
+    A model can only spell what it sees letter by letter, but the words questions are made of need no spelling. A letter
+    behind a dash is one token: then a spelled word is as long as the word, and each letter stands where its own did.
     """
     longest_first = sorted(words, key=len, reverse=True)
-    return rf"(?: |(?<![\p{{L}}'\"]))(?:{'|'.join(map(re.escape, longest_first))})(?!\p{{L}})|\n+|, |[^\n]"
+    return rf"(?: |(?<![\p{{L}}'\"]))(?:{'|'.join(map(re.escape, longest_first))})(?!\p{{L}})|\n+|, |-\p{{L}}|[^\n]"
 
 
 def train_tokenizer(pattern: str, chat: ChatFormat, texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:

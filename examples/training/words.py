@@ -1,6 +1,7 @@
 """Words to ask about: common ones, and an endless supply of made-up ones."""
 
 import random
+import string
 
 LONGEST_WORD = 5
 """Letters of the longest word that is ever asked about."""
@@ -27,3 +28,8 @@ def made_word(rng: random.Random) -> str:
         word = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(syllables))
         if len(word) <= LONGEST_WORD:
             return word
+
+
+def random_letters(rng: random.Random) -> str:
+    """Letters in any order: whoever can copy these does not rely on what words look like."""
+    return "".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, LONGEST_WORD)))

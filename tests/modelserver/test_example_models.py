@@ -74,11 +74,8 @@ def wrong(results):
     ][:5]
 
 
-@pytest.mark.parametrize(("dtype", "questions"), [(torch.float32, 300), (torch.bfloat16, 100)])
-def test_unseen_questions_are_answered_right(request, training, name, folder, tokenizer, dtype, questions):
-    if name == "scribe":
-        reason = "scribe answers 89 % of unseen questions; its recipe must reach 95 % within the same five minutes"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+@pytest.mark.parametrize(("dtype", "questions"), [(torch.float32, 200), (torch.bfloat16, 100)])
+def test_unseen_questions_are_answered_right(training, name, folder, tokenizer, dtype, questions):
     exam = training("exams").held_out(name, questions, seed=1)
     results = training("evaluation").ask(load(folder, dtype), tokenizer, exam)
     assert accuracy(results) >= 0.95, wrong(results)
@@ -91,8 +88,8 @@ def test_unseen_questions_are_answered_right(request, training, name, folder, to
         ("abacus", "17+25", "17 + 25 = 30 + 12 = 42."),
         ("abacus", "What is 17 plus 25?", "17 + 25 = 30 + 12 = 42."),
         ("abacus", "What time is it 45 minutes after 10:30?", "10:30 + 45 minutes = 10:75 = 11:15."),
-        ("scribe", "Spell cat", "c-a-t"),
-        ("scribe", "Reverse water", "retaw"),
+        ("scribe", "Spell cat", "cat is spelled c-a-t."),
+        ("scribe", "Reverse lemon.", "lemon backwards is nomel."),
         ("scribe", "How many letters are in 'bird'?", "bird has 4 letters."),
     ],
 )
