@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CRD := crds/multimodel.dev_multimodels.yaml
 CHART_CRD := charts/multimodel/files/crd.yaml
 
-.PHONY: help up test check e2e bench crds cluster system-packages clean
+.PHONY: help up test check e2e bench soak crds cluster system-packages clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,8 +58,11 @@ cluster: $(VENV)/.dev ## leave a real one-node cluster running and print its kub
 	@$(BIN)/python -m multimodel_testbed up
 
 bench: $(VENV)/.dev ## measure: prints tables and one JSON line each
-	$(BIN)/python benches/engine_throughput.py
+	$(BIN)/python benches/engine.py
 	$(BIN)/python benches/router_overhead.py
+
+soak: $(VENV)/.dev ## ten minutes of ill-behaved clients: leaks, hangs and losses
+	$(BIN)/python benches/soak.py
 
 clean: ## remove the virtual environment and caches in the checkout
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

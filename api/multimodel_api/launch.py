@@ -24,10 +24,16 @@ def server_arguments(model: Model, engine: EngineSettings, *, host: str, port: i
         "--isq": model.in_situ_quant,
         "--max-seqs": engine.max_seqs,
         "--max-batched-tokens": engine.max_batched_tokens,
+        "--paged-attn": paged and paged.mode,
         "--pa-context-len": paged and paged.context_len,
         "--pa-memory-mb": paged and paged.memory_mb,
         "--pa-memory-fraction": paged and paged.memory_fraction,
         "--pa-block-size": paged and paged.block_size,
+        "--pa-cache-type": paged and paged.cache_type,
+        "--prefix-cache-n": engine.prefix_cache_n,
+        "--max-seq-len": engine.max_seq_len,
+        "--max-batch-size": engine.max_batch_size,
+        "--num-device-layers": engine.num_device_layers and ";".join(engine.num_device_layers),
         "--dtype": engine.dtype,
         "--chat-template": engine.chat_template,
         "--jinja-explicit": engine.jinja_explicit,
@@ -35,4 +41,5 @@ def server_arguments(model: Model, engine: EngineSettings, *, host: str, port: i
         "--port": port,
         "--failure-file": failure_file,
     }
-    return [f"{option}={value}" for option, value in options.items() if value is not None]
+    switches = ["--no-kv-cache"] if engine.no_kv_cache else []
+    return [f"{option}={value}" for option, value in options.items() if value is not None] + switches

@@ -17,6 +17,7 @@ from multimodel_api import names
 MAX_MODELS = 64
 MAX_ID = 253
 
+DeviceLayers = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+:[1-9][0-9]*$")]
 ModelId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
@@ -105,16 +106,24 @@ class SpeechSource(HubSource):
 
 
 class PagedAttention(Document):
-    """Size and shape of the paged KV cache; at most one of the three sizes."""
+    """Size and shape of the KV cache; at most one of the three sizes."""
 
     model_config = ConfigDict(json_schema_extra=_rules((_CEL_ONE_KV_SIZE, RULE_ONE_KV_SIZE)))
 
+    mode: Literal["auto", "on", "off"] | None = Field(
+        None,
+        description="'off' computes equal lengths together and reserves whole contexts; auto is on. "
+        "Quote it: YAML reads a bare on or off as a boolean.",
+    )
     context_len: int | None = Field(None, ge=1, description="Size of the KV cache in tokens.")
     memory_mb: int | None = Field(None, ge=1, description="Size of the KV cache in MiB.")
     memory_fraction: float | None = Field(
         None, gt=0, le=1, description="Size of the KV cache as a fraction of the device's memory; 0.9 without any size."
     )
     block_size: Literal[8, 16, 32] | None = Field(None, description="Tokens in a KV block; 16 when unset.")
+    cache_type: Literal["auto", "f8e4m3"] | None = Field(
+        None, description="Element type of the KV cache; auto takes that of the activations. f8e4m3 is not served yet."
+    )
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
@@ -128,7 +137,24 @@ class EngineSettings(Document):
 
     max_seqs: int | None = Field(None, ge=1, le=4096, description="Most sequences running at once; 32 when unset.")
     max_batched_tokens: int | None = Field(None, ge=16, description="Token budget of one step; 4096 when unset.")
-    paged_attention: PagedAttention | None = Field(None, description="Size and shape of the paged KV cache.")
+    paged_attention: PagedAttention | None = Field(None, description="Size and shape of the KV cache.")
+    prefix_cache_n: int | None = Field(
+        None,
+        ge=0,
+        description="0 shares no prefixes; 16 when unset. Without paged attention, the number of texts kept.",
+    )
+    no_kv_cache: bool | None = Field(
+        None, description="Compute the whole text again for each token, and share no prefixes."
+    )
+    max_seq_len: int | None = Field(
+        None, ge=1, description="Longest prompt to place a model's layers for; it limits nothing. 4096 when unset."
+    )
+    max_batch_size: int | None = Field(
+        None, ge=1, description="Largest batch to place a model's layers for; it limits nothing. 1 when unset."
+    )
+    num_device_layers: list[DeviceLayers] | None = Field(
+        None, max_length=64, description="Layers on each device as DEVICE:LAYERS; a model takes one device for now."
+    )
     dtype: Literal["auto", "bf16", "f16", "f32"] | None = Field(
         None, description="Arithmetic of weights and activations; auto takes the checkpoint's."
     )

@@ -14,9 +14,9 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from multimodel_api import names
+from multimodel_api.chat import ChatCompletion, ChatCompletionChunk, ChatMessage
 from multimodel_api.errors import ErrorBody, ErrorDetail
 from multimodel_api.lifecycle import LifecycleReply, LifecycleRequest, ModelCard, ModelList
-from multimodel_api.openai import ChatCompletion, ChatCompletionChunk, ChatMessage
 
 DEFAULT_URL = f"http://127.0.0.1:{names.ROUTER_PORT}"
 
@@ -206,7 +206,10 @@ def _lifecycle_call(action: str, model_id: str) -> Call:
 def _chat_call(messages: Sequence[Message], **fields: object) -> Call:
     """Return the request for a chat completion; fields that are None are left to the endpoint."""
     given = {name: value for name, value in fields.items() if value is not None}
-    plain = [message.model_dump() if isinstance(message, ChatMessage) else dict(message) for message in messages]
+    plain = [
+        message.model_dump(exclude_none=True) if isinstance(message, ChatMessage) else dict(message)
+        for message in messages
+    ]
     return {"method": "POST", "url": "/v1/chat/completions", "json": {"messages": plain, **given}}
 
 

@@ -35,11 +35,14 @@ SOURCE_FIELDS = {
 }
 """Fields of a specification that a source takes over; every other source takes `model_id` alone."""
 
-ENGINE_FIELDS = ("chat_template", "jinja_explicit")
+ENGINE_FIELDS = ("chat_template", "jinja_explicit", "num_device_layers")
+"""Engine settings that stand beside the specification."""
+
+SOURCE_ENGINE_FIELDS = ("dtype", "max_seq_len", "max_batch_size")
+"""Engine settings that stand inside the specification."""
+
 MODEL_FIELDS = ("alias", "in_situ_quant", *ENGINE_FIELDS)
 
-_BY_HAND = "layers are not placed on devices by hand"
-_MAPPING_ONLY = "it only sizes the other server's automatic device mapping, and limits nothing"
 _UQFF = "UQFF files are neither read nor written; the model's own weights are used"
 _ISQ_DETAIL = "inSituQuant alone says how to quantise"
 _MATFORMER = "a model is always loaded whole"
@@ -47,11 +50,8 @@ _IMAGE_LIMITS = "there is no limit on images to set"
 REASONS = {
     "arch": "the architecture is read from the model's config.json",
     "tokenizer_json": "the tokenizer of the model itself is used",
-    "topology": _BY_HAND,
-    "num_device_layers": _BY_HAND,
+    "topology": "layers are not placed on devices by hand",
     "hf_cache_path": "the Hub cache is where HF_HOME says; set it under the model's `env`",
-    "max_seq_len": _MAPPING_ONLY,
-    "max_batch_size": _MAPPING_ONLY,
     "write_uqff": _UQFF,
     "from_uqff": _UQFF,
     "organization": _ISQ_DETAIL,
@@ -167,7 +167,7 @@ def _model(label: str, name: str, entry: object) -> tuple[Model, list[Ignored]]:
         "name": name,
         **_given(entry, ("alias", "in_situ_quant")),
         kind: _given(source, kept),
-        "engine": _given(entry, ENGINE_FIELDS) | _dtype(source),
+        "engine": _given(entry, ENGINE_FIELDS) | _given(source, SOURCE_ENGINE_FIELDS) | _dtype(source),
     }
     try:
         model = Model.model_validate(fields)
@@ -175,14 +175,14 @@ def _model(label: str, name: str, entry: object) -> tuple[Model, list[Ignored]]:
         written = [f"{label}: {_as_written(place, kind, variant)}{text}" for place, text in problems(error, Model)]
         raise ConversionError("\n".join(written)) from error
     lost_beside = _ignored(label, entry, known=(variant, *MODEL_FIELDS))
-    lost_inside = _ignored(label, source, known=(*kept, "dtype"), inside=f"{variant}.")
+    lost_inside = _ignored(label, source, known=(*kept, *SOURCE_ENGINE_FIELDS), inside=f"{variant}.")
     return model, lost_beside + lost_inside
 
 
 def _as_written(place: Location, kind: str, variant: str) -> str:
     """Return a place of the model as the configuration writes it, followed by a colon."""
-    if place == ("engine", "dtype"):
-        place = (kind, "dtype")
+    if place[:1] == ("engine",) and to_snake(str(place[1])) in SOURCE_ENGINE_FIELDS:
+        place = (kind, *place[1:])
     parts = [variant if part == kind else to_snake(str(part)) for part in place if part != "engine"]
     return f"{'.'.join(parts)}: " if parts else ""
 

@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from multimodel.labels import dns_label
+from multimodel_api.manifest import DNS_LABEL
 
 Location = tuple[int | str, ...]
 
@@ -31,8 +32,8 @@ def _sentence(kind: str, message: str, value: object, location: Location, root: 
         return "is required; add it"
     if kind == "extra_forbidden":
         return f"is no known field{_suggestion(str(location[-1]), list(_fields_at(root, location[:-1])))}"
-    if kind == "string_pattern_mismatch" and isinstance(value, str):
-        return f"{value!r} is not a DNS label (lower-case letters, digits and '-'); write {dns_label(value)!r}"
+    if kind == "string_pattern_mismatch" and DNS_LABEL in message:
+        return f"{value!r} is not a DNS label (lower-case letters, digits and '-'); write {dns_label(str(value))!r}"
     message = message.removeprefix("Value error, ")
     return message if isinstance(value, dict | list) else f"{message} (found {_shortened(value)})"
 

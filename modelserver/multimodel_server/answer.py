@@ -1,117 +1,181 @@
-"""One answer: the engine's tokens as text, cut at stop strings, counted and measured on the way."""
+"""One answer: the engine's tokens as text, read for reasoning, stop strings and calls, counted and measured."""
 
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
+import msgspec
+
 from multimodel_api.errors import ApiError, invalid_request, server_error
-from multimodel_api.openai import FinishReason, SamplingFields, Usage
-from multimodel_server.engine.messages import Tokens
-from multimodel_server.errors import EngineDiedError, EngineGoneError, GenerationError
+from multimodel_api.openai import FinishReason
+from multimodel_server.engine.messages import Sampling, TokenLogprobs, Tokens
+from multimodel_server.errors import EngineDiedError, EngineGoneError, GenerationError, RequestRefusedError
 from multimodel_server.metrics import Metrics
 from multimodel_server.service import LoadedModel
-from multimodel_server.text.sampling import sampling
-from multimodel_server.text.stops import StopFilter
+from multimodel_server.text.parts import Content, Part
+from multimodel_server.text.reply import ReplyReader
 
 CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+
+_SEEDS = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPlan:
+    """What the engine is asked, and how its answers are read; several answers may follow one plan."""
+
+    prompt_ids: list[int]
+    sampling: Sampling
+    new_reader: Callable[[], ReplyReader]
+    visible_tokens: frozenset[int] = frozenset()
+    """Special tokens that the reader needs to see in the text."""
+    priority: int = 0
+    cache_salt: str = ""
+    prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What an answer grows by; the last piece says why it ends."""
 
-    text: str
+    parts: list[Part]
     finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """Those of the tokens that are in the text, where asked for."""
+    stopped_by: str | None = None
+    """The stop string that ended the answer."""
+
+    @property
+    def text(self) -> str:
+        """The content."""
+        return "".join(part.text for part in self.parts if isinstance(part, Content))
 
 
 class Answer:
-    """The answer to one prompt; iterate `pieces` once."""
+    """An answer to a plan; iterate `pieces` once."""
 
-    def __init__(
-        self, model: LoadedModel, metrics: Metrics, request: SamplingFields, prompt_ids: list[int], max_tokens: int
-    ) -> None:
+    def __init__(self, model: LoadedModel, metrics: Metrics, plan: AnswerPlan, index: int = 0) -> None:
+        """`index` counts the answers of one plan: each is drawn by a seed of its own."""
         self._supervisor = model.supervisor
         self._metrics = metrics
-        self._prompt_ids = prompt_ids
-        self._sampling = sampling(
-            request, model.text.defaults, max_tokens=max_tokens, stop_token_ids=model.text.stop_token_ids
-        )
-        self._detokenizer = model.text.tokenizer.detokenizer()
-        self._stops = StopFilter(request.stop)
-        self._completion_tokens = 0
+        self._plan = plan
+        self._sampling = msgspec.structs.replace(plan.sampling, seed=_nth_seed(plan.sampling.seed, index))
+        self._detokenizer = model.text.tokenizer.detokenizer(plan.visible_tokens)
+        self._reader = plan.new_reader()
+        self._logprobs = _HeldLogprobs()
         self._last_token = time.monotonic()
-
-    @property
-    def usage(self) -> Usage:
-        """The tokens counted so far."""
-        prompt, completion = len(self._prompt_ids), self._completion_tokens
-        return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+        self.completion_tokens = 0
+        self.reasoning_tokens = 0
+        self.cached_tokens = 0
+        self.prompt_logprobs: list[TokenLogprobs] = []
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """Yield the text as it comes; leaving early cancels the request. Raises `ApiError`."""
-        self._metrics.prompt_tokens.inc(len(self._prompt_ids))
+        """Yield the answer as it comes; leaving early cancels the request. Raises `ApiError`."""
+        plan = self._plan
+        self._metrics.prompt_tokens.inc(len(plan.prompt_ids))
         reason = "cancelled"
         try:
-            with self._supervisor.generation(self._prompt_ids, self._sampling) as generation:
+            with self._supervisor.generation(
+                plan.prompt_ids,
+                self._sampling,
+                priority=plan.priority,
+                cache_salt=plan.cache_salt,
+                prompt_logprobs=plan.prompt_logprobs,
+            ) as generation:
                 async for tokens in generation.tokens():
                     self._measure(tokens)
                     piece = self._piece(tokens)
                     reason = piece.finish_reason or reason
-                    if piece.text or piece.finish_reason:
+                    if piece.parts or piece.logprobs or piece.finish_reason:
                         yield piece
                     if piece.finish_reason:
                         return
         except GenerationError as error:
             reason = "error"
-            raise _explained(error) from error
+            raise explained(error) from error
         finally:
             self._metrics.completed(reason)
 
     def _piece(self, tokens: Tokens) -> Piece:
-        text = self._stops.feed(self._detokenizer.feed(tokens.token_ids))
-        if tokens.finish_reason is not None and not self._stops.stopped:
-            text += self._stops.feed(self._detokenizer.flush())
-            if not self._stops.stopped:
-                return Piece(text + self._stops.flush(), tokens.finish_reason)
-        return Piece(text, "stop" if self._stops.stopped else None)
+        parts = self._read(tokens)
+        ends = tokens.finish_reason is not None or self._reader.stopped
+        if tokens.finish_reason is not None and not self._reader.stopped:
+            parts += self._reader.feed(self._detokenizer.flush())
+        if ends:
+            parts += self._reader.flush()
+        return Piece(
+            parts,
+            self._finish_reason(tokens.finish_reason),
+            self._logprobs.take(self._reader.withheld),
+            self._reader.stopped_by,
+        )
+
+    def _read(self, tokens: Tokens) -> list[Part]:
+        if tokens.logprobs is None:
+            return self._reader.feed(self._detokenizer.feed(tokens.token_ids))
+        parts: list[Part] = []
+        for token in tokens.logprobs:
+            if self._reader.stopped:
+                break
+            text = self._detokenizer.feed([token.token_id])
+            parts += self._reader.feed(text)
+            self._logprobs.add(token, len(text))
+        return parts
+
+    def _finish_reason(self, of_engine: FinishReason | None) -> FinishReason | None:
+        reason = "stop" if self._reader.stopped else of_engine
+        return "tool_calls" if reason == "stop" and self._reader.has_called else reason
 
     def _measure(self, tokens: Tokens) -> None:
+        self.cached_tokens = self.cached_tokens or tokens.cached_tokens
+        if tokens.prompt_logprobs is not None:
+            self.prompt_logprobs = tokens.prompt_logprobs
         count = len(tokens.token_ids)
         if not count:
             return
         now = time.monotonic()
         elapsed, self._last_token = now - self._last_token, now
-        if not self._completion_tokens:
+        if not self.completion_tokens:
             self._metrics.first_token_seconds.observe(elapsed)
         else:
             self._metrics.between_tokens_seconds.observe(elapsed / count)
-        self._completion_tokens += count
+        self.completion_tokens += count
+        self.reasoning_tokens += count if self._reader.is_thinking else 0
         self._metrics.generated_tokens.inc(count)
 
 
-def token_budget(prompt_tokens: int, asked: int | None, context: int, *, prompt_param: str, limit_param: str) -> int:
-    """Return how many tokens a request may generate: what it asks for, else what fits; raises the 400."""
-    room = context - prompt_tokens
-    if room < 1:
-        raise invalid_request(
-            f"The prompt has {prompt_tokens} tokens, and this model's context holds {context} tokens of prompt and "
-            "answer; shorten the prompt.",
-            param=prompt_param,
-            code=CONTEXT_LENGTH_EXCEEDED,
-        )
-    if asked is not None and asked > room:
-        raise invalid_request(
-            f"{limit_param} is {asked}, but beside the prompt's {prompt_tokens} tokens this model's context of "
-            f"{context} tokens has room for {room}; leave {limit_param} out to use what fits.",
-            param=limit_param,
-            code=CONTEXT_LENGTH_EXCEEDED,
-        )
-    return room if asked is None else asked
+class _HeldLogprobs:
+    """Holds tokens back for as long as a stop string may still take them out of the text."""
+
+    def __init__(self) -> None:
+        self._held: deque[tuple[int, TokenLogprobs]] = deque()
+        self._length = 0
+
+    def add(self, token: TokenLogprobs, length: int) -> None:
+        """Take a token that adds `length` characters to the text."""
+        self._held.append((self._length, token))
+        self._length += length
+
+    def take(self, withheld: int) -> list[TokenLogprobs]:
+        """Return the tokens that begin before the text's last `withheld` characters."""
+        sure = self._length - withheld
+        taken = []
+        while self._held and (self._held[0][0] < sure or not withheld):
+            taken.append(self._held.popleft()[1])
+        return taken
 
 
-def _explained(error: GenerationError) -> ApiError:
+def _nth_seed(seed: int, index: int) -> int:
+    return (seed + index + _SEEDS) % (2 * _SEEDS) - _SEEDS
+
+
+def explained(error: GenerationError) -> ApiError:
+    """Return what a client is told of a request that failed in the engine."""
     if isinstance(error, EngineGoneError):
         return server_error(str(error), status=HTTPStatus.SERVICE_UNAVAILABLE, code="engine_unavailable")
+    if isinstance(error, RequestRefusedError) and error.invalid:
+        return invalid_request(str(error))
     code = "engine_crashed" if isinstance(error, EngineDiedError) else "engine_error"
     return server_error(str(error), code=code)

@@ -8,8 +8,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from multimodel_api.anthropic import is_messages_path, messages_error
 from multimodel_api.errors import ApiError, server_error
-from multimodel_server.routes import chat, completions, health, models
+from multimodel_server.routes import chat, completions, embeddings, health, messages, models, openapi, responses, tokens
 from multimodel_server.service import RETRY_SECONDS, ModelService
 
 _CLIENT_GONE = 499
@@ -18,10 +19,11 @@ _CLIENT_GONE = 499
 
 def create_app(service: ModelService) -> FastAPI:
     """Return the application that serves `service`."""
-    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    app = FastAPI(title="MultiModel model server", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
-    for routes in (chat, completions, models, health):
+    for routes in (chat, completions, embeddings, messages, responses, tokens, models, health):
         app.include_router(routes.router)
+    openapi.describe(app)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
@@ -42,7 +44,7 @@ class WorkGate:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
         elif self._service.draining:
-            await _answer(_shutting_down(), {"connection": "close"})(scope, receive, send)
+            await _answer(scope["path"], _shutting_down(), {"connection": "close"})(scope, receive, send)
         else:
             with self._service.in_flight():
                 await self._app(scope, receive, send)
@@ -58,25 +60,27 @@ def _shutting_down() -> ApiError:
     )
 
 
-def _answer(error: ApiError, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(error.body.model_dump(), error.status, headers={**error.headers, **(headers or {})})
+def _answer(path: str, error: ApiError, headers: dict[str, str] | None = None) -> JSONResponse:
+    body = messages_error(error) if is_messages_path(path) else error.body
+    return JSONResponse(body.model_dump(), error.status, headers={**error.headers, **(headers or {})})
 
 
-async def _api_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
+async def _api_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ApiError):
         raise error
     # A body that was refused for its size is not read, so the connection cannot be used again.
     close = {"connection": "close"} if error.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else {}
-    return _answer(error, close)
+    return _answer(request.url.path, error, close)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    message = f"{request.method} {request.url.path}: {HTTPStatus(error.status_code).phrase}."
+    path = request.url.path
+    message = f"{request.method} {path}: {HTTPStatus(error.status_code).phrase}."
     code = {HTTPStatus.NOT_FOUND: "unknown_url", HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed"}
     refused = ApiError(HTTPStatus(error.status_code), message, code=code.get(HTTPStatus(error.status_code)))
-    return _answer(refused, dict(error.headers or {}))
+    return _answer(path, refused, dict(error.headers or {}))
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:  # noqa: ARG001
@@ -85,4 +89,5 @@ async def _client_gone(request: Request, error: Exception) -> Response:  # noqa:
 
 async def _unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001
     # Uvicorn logs the exception, which Starlette raises again after this answer.
-    return _answer(server_error("The server made an error; its log says more.", code="internal_error"))
+    failed = server_error("The server made an error; its log says more.", code="internal_error")
+    return _answer(request.url.path, failed)

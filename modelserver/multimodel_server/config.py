@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 DtypeName = Literal["auto", "bf16", "f16", "f32"]
+PagedAttentionMode = Literal["auto", "on", "off"]
+CacheType = Literal["auto", "f8e4m3"]
 
 DEFAULT_MAX_SEQS = 32
 DEFAULT_MAX_BATCHED_TOKENS = 4096
 DEFAULT_BLOCK_SIZE = 16
+DEFAULT_PREFIX_CACHE_N = 16
 DEFAULT_DRAIN_SECONDS = 30.0
 DEFAULT_HEARTBEAT_SECONDS = 30.0
 
@@ -35,6 +38,12 @@ class EngineConfig:
     max_batched_tokens: int = DEFAULT_MAX_BATCHED_TOKENS
     block_size: int = DEFAULT_BLOCK_SIZE
     kv_size: KvSize = KvSize()
+    cache_type: CacheType = "auto"
+    paged_attention: PagedAttentionMode = "auto"
+    prefix_cache_n: int = DEFAULT_PREFIX_CACHE_N
+    no_kv_cache: bool = False
+    num_device_layers: tuple[str, ...] = ()
+    """Each as DEVICE:LAYERS; none means the one device there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,12 @@ class ServerConfig:
     max_batched_tokens: int = DEFAULT_MAX_BATCHED_TOKENS
     block_size: int = DEFAULT_BLOCK_SIZE
     kv_size: KvSize = KvSize()
+    cache_type: CacheType = "auto"
+    paged_attention: PagedAttentionMode = "auto"
+    prefix_cache_n: int = DEFAULT_PREFIX_CACHE_N
+    no_kv_cache: bool = False
+    num_device_layers: tuple[str, ...] = ()
+    """Each as DEVICE:LAYERS; none means the one device there is."""
     chat_template: str | None = None
     jinja_explicit: Path | None = None
     isq: str | None = None
@@ -75,4 +90,9 @@ class ServerConfig:
             max_batched_tokens=self.max_batched_tokens,
             block_size=self.block_size,
             kv_size=self.kv_size,
+            cache_type=self.cache_type,
+            paged_attention=self.paged_attention,
+            prefix_cache_n=self.prefix_cache_n,
+            no_kv_cache=self.no_kv_cache,
+            num_device_layers=self.num_device_layers,
         )

@@ -16,7 +16,11 @@ class GenerationError(Exception):
 
 
 class RequestRefusedError(GenerationError):
-    """The engine refused or dropped this one request; the others go on."""
+    """The engine refused or dropped this one request; the others go on. `invalid` if the request itself was wrong."""
+
+    def __init__(self, message: str, *, invalid: bool = False) -> None:
+        super().__init__(message)
+        self.invalid = invalid
 
 
 class EngineDiedError(GenerationError):

@@ -10,6 +10,19 @@ _FIRST_TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.7
 _BETWEEN_TOKENS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 10)
 
 
+class EngineTotal:
+    """A counter of what each engine counts from zero: a rebooted one begins again."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._last = 0
+
+    def reached(self, total: int) -> None:
+        """Note how far the engine has counted."""
+        self._counter.inc(total if total < self._last else total - self._last)
+        self._last = total
+
+
 class Metrics:
     """The metrics of one model server, in a registry of their own."""
 
@@ -19,8 +32,15 @@ class Metrics:
         self.requests_running = self._gauge("requests_running", "Requests that the engine computes.")
         self.requests_waiting = self._gauge("requests_waiting", "Requests that wait in the engine.")
         self.kv_blocks_used = self._gauge("kv_blocks_used", "KV cache blocks in use.")
+        self.requests_capacity = self._gauge("requests_capacity", "Requests that the engine computes at once at most.")
         self.kv_blocks_total = self._gauge("kv_blocks_total", "KV cache blocks.")
-        self.preemptions = self._counter("preemptions", "Requests put back because the KV cache was full.")
+        self.preemptions = self._total("preemptions", "Requests put back because the KV cache was full.")
+        self.prefix_lookups = self._total("prefix_lookup_tokens", "Prompt tokens looked for in the prefix cache.")
+        self.prefix_hits = self._total("prefix_hit_tokens", "Prompt tokens found in the prefix cache.")
+        self.prefix_evictions = self._total("prefix_evictions", "Cached blocks that gave way to others.")
+        self.queue_seconds = self._histogram(
+            "queue_time_seconds", "From a request's arrival in the engine to its first step.", _FIRST_TOKEN_SECONDS
+        )
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts.")
         self.generated_tokens = self._counter("generated_tokens", "Tokens of answers.")
         self.first_token_seconds = self._histogram(
@@ -36,7 +56,6 @@ class Metrics:
         self._load_seconds = Gauge(
             f"{PREFIX}_load_seconds", "Seconds of the last load.", ["model", "phase"], registry=self._registry
         )
-        self._preemptions_of_engine = 0
 
     def completed(self, reason: str) -> None:
         """Count a request that ended by `stop`, `length`, `cancelled` or `error`."""
@@ -47,12 +66,6 @@ class Metrics:
         for phase, seconds in progress.seconds.items():
             self._load_seconds.labels(self._model, phase.value).set(seconds)
 
-    def preempted(self, total: int) -> None:
-        """Note how many preemptions the engine counts since it started."""
-        begun_again = total < self._preemptions_of_engine
-        self.preemptions.inc(total if begun_again else total - self._preemptions_of_engine)
-        self._preemptions_of_engine = total
-
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -62,6 +75,9 @@ class Metrics:
 
     def _counter(self, name: str, documentation: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", documentation, ["model"], registry=self._registry).labels(self._model)
+
+    def _total(self, name: str, documentation: str) -> EngineTotal:
+        return EngineTotal(self._counter(name, documentation))
 
     def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"{PREFIX}_{name}", documentation, ["model"], registry=self._registry, buckets=buckets).labels(

@@ -1,11 +1,12 @@
 """The command line of a model server: what it accepts, and words that teach it."""
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from multimodel_server.config import DtypeName, KvSize, ServerConfig
+from multimodel_server.config import CacheType, DtypeName, KvSize, PagedAttentionMode, ServerConfig
 
 _EXAMPLES = """\
 examples:
@@ -23,6 +24,8 @@ sampling: a request's own values win over the model's generation_config.json, wh
 server's defaults (temperature 1, no filters). Temperature 0 is greedy.
 """
 _KV_SIZES = {"pa_context_len": "context_len", "pa_memory_mb": "memory_mb", "pa_memory_fraction": "memory_fraction"}
+_PLACEMENT_ONLY = ("max_seq_len", "max_batch_size")
+"""They bound what layers are placed on several devices for: a model on one device reserves nothing by them."""
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -30,7 +33,8 @@ def parse(arguments: Sequence[str] | None = None) -> ServerConfig:
     """Return the settings of a command line; ends the process with status 2 and one clear line if it is wrong."""
     given = vars(_parser().parse_args(arguments))
     kv_size = KvSize(**{field: given.pop(option) for option, field in _KV_SIZES.items() if option in given})
-    return ServerConfig(kv_size=kv_size, **given)
+    kept = {option: value for option, value in given.items() if option not in _PLACEMENT_ONLY}
+    return ServerConfig(kv_size=kv_size, **kept)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_model(parser.add_argument_group("model"))
     _add_engine(parser.add_argument_group("engine"))
+    _add_memory(parser.add_argument_group("engine's memory"))
     _add_serving(parser.add_argument_group("serving"))
     return parser
 
@@ -63,8 +68,20 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--dtype", choices=get_args(DtypeName), help="arithmetic; auto takes the checkpoint's")
     group.add_argument("--max-seqs", type=_whole(1), metavar="N", help="most sequences running at once (default: 32)")
     group.add_argument(
-        "--max-batched-tokens", type=_whole(16), metavar="N", help="token budget of a step (default: 4096)"
-    )
+        "--max-batched-tokens", "--max-num-batched-tokens", type=_whole(16), metavar="N",
+        help="token budget of a step (default: 4096)",
+    )  # fmt: skip
+    group.add_argument(
+        "--heartbeat-seconds", type=_positive, metavar="S",
+        help="an engine with work that is silent for longer is rebooted (default: 30)",
+    )  # fmt: skip
+
+
+def _add_memory(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--paged-attn", dest="paged_attention", choices=get_args(PagedAttentionMode),
+        help="off computes equal lengths together and reserves whole contexts (default: auto, which is on)",
+    )  # fmt: skip
     size = group.add_mutually_exclusive_group()
     size.add_argument("--pa-context-len", type=_whole(1), metavar="N", help="KV cache for N tokens")
     size.add_argument("--pa-memory-mb", type=_whole(1), metavar="MIB", help="KV cache of so many MiB")
@@ -73,9 +90,23 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
         "--pa-block-size", dest="block_size", type=int, choices=(8, 16, 32), help="tokens in a KV block (default: 16)"
     )
     group.add_argument(
-        "--heartbeat-seconds", type=_positive, metavar="S",
-        help="an engine with work that is silent for longer is rebooted (default: 30)",
+        "--pa-cache-type", dest="cache_type", choices=get_args(CacheType),
+        help="elements of the KV cache; f8e4m3 is not served yet (default: auto)",
     )  # fmt: skip
+    group.add_argument(
+        "--prefix-cache-n", type=_whole(0), metavar="N",
+        help="0 shares no prefixes; with --paged-attn off, the texts that are kept (default: 16)",
+    )  # fmt: skip
+    group.add_argument("--no-kv-cache", action="store_true", help="compute the whole text again for each token")
+    group.add_argument(
+        "--num-device-layers", "-n", type=_device_layers, metavar="DEVICE:LAYERS;...",
+        help="layers on each device; more than one device is not served yet",
+    )  # fmt: skip
+    for option, default in (("--max-seq-len", 4096), ("--max-batch-size", 1)):
+        group.add_argument(
+            option, type=_whole(1), metavar="N",
+            help=f"what layers are placed on several devices for; it limits nothing (default: {default})",
+        )  # fmt: skip
 
 
 def _add_serving(group: argparse._ArgumentGroup) -> None:
@@ -104,6 +135,13 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
         return number
 
     return parse_whole
+
+
+def _device_layers(value: str) -> tuple[str, ...]:
+    placements = tuple(value.split(";"))
+    if not all(re.fullmatch(r"[0-9]+:[1-9][0-9]*", placement) for placement in placements):
+        raise argparse.ArgumentTypeError(f"must be DEVICE:LAYERS, several joined by ';', got '{value}'")
+    return placements
 
 
 def _fraction(value: str) -> float:

@@ -53,6 +53,7 @@ class ModelService:
         self.config = config
         self.created = int(time.time())
         self.metrics = Metrics(config.api_id)
+        self.metrics.requests_capacity.set(config.max_seqs)
         self.progress = LoadClock(time.monotonic)
         self.draining = False
         self._loaded: LoadedModel | None = None
@@ -158,7 +159,14 @@ class ModelService:
         self.metrics.requests_waiting.set(heartbeat.waiting)
         self.metrics.kv_blocks_used.set(heartbeat.kv_blocks_used)
         self.metrics.kv_blocks_total.set(heartbeat.kv_blocks_total)
-        self.metrics.preempted(heartbeat.preemptions)
+        self.metrics.preemptions.reached(heartbeat.preemptions)
+        self.metrics.prefix_lookups.reached(heartbeat.prefix_lookups)
+        self.metrics.prefix_hits.reached(heartbeat.prefix_hits)
+        self.metrics.prefix_evictions.reached(heartbeat.prefix_evictions)
+
+    def waited(self, seconds: float) -> None:
+        """Note how long a request waited in the engine for its first step."""
+        self.metrics.queue_seconds.observe(seconds)
 
     def rebooted(self) -> None:
         """Count an engine's death."""

@@ -17,6 +17,8 @@ from multimodel_api.failures import FailureReason, LoadFailure
 from multimodel_api.progress import LoadPhase
 from multimodel_server.engine.messages import (
     Cancel,
+    Embed,
+    Embedded,
     FromEngine,
     Generate,
     Heartbeat,
@@ -25,6 +27,7 @@ from multimodel_server.engine.messages import (
     Ready,
     RequestFailed,
     Sampling,
+    Step,
     Stop,
     Tokens,
 )
@@ -43,20 +46,37 @@ _WATCH_FRACTION = 8
 class Generation:
     """One request on its way through the engine, and perhaps through more than one."""
 
-    request: Generate
-    events: asyncio.Queue[Tokens | GenerationError] = field(default_factory=asyncio.Queue)
+    request: Generate | Embed
+    events: asyncio.Queue[Tokens | Embedded | GenerationError] = field(default_factory=asyncio.Queue)
     attempts: int = 0
     has_tokens: bool = False
+
+    @property
+    def tokens_needed(self) -> int:
+        """The room that the request takes in the engine at most."""
+        answer = self.request.sampling.max_tokens if isinstance(self.request, Generate) else 0
+        return len(self.request.prompt_ids) + answer
 
     async def tokens(self) -> AsyncIterator[Tokens]:
         """Yield the tokens as they come, the last with its `finish_reason`; raises `GenerationError`."""
         while True:
-            event = await self.events.get()
-            if isinstance(event, GenerationError):
-                raise event
-            yield event
-            if event.finish_reason is not None:
-                return
+            event = await self._event()
+            if isinstance(event, Tokens):
+                yield event
+                if event.finish_reason is not None:
+                    return
+
+    async def embedding(self) -> list[float]:
+        """Return the embedding; raises `GenerationError`."""
+        while not isinstance(event := await self._event(), Embedded):
+            pass
+        return event.vector
+
+    async def _event(self) -> Tokens | Embedded:
+        event = await self.events.get()
+        if isinstance(event, GenerationError):
+            raise event
+        return event
 
 
 class Observer(Protocol):
@@ -64,6 +84,9 @@ class Observer(Protocol):
 
     def heard(self, heartbeat: Heartbeat) -> None:
         """The engine said how it is."""
+
+    def waited(self, seconds: float) -> None:
+        """A request waited so long in the engine for its first step."""
 
     def rebooted(self) -> None:
         """A dead engine is being replaced."""
@@ -138,9 +161,27 @@ class Supervisor:
         self._engine.kill()
 
     @contextmanager
-    def generation(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[Generation]:
-        """Submit a request, and cancel it if it is left before its end."""
-        generation = Generation(Generate(secrets.token_hex(8), prompt_ids, sampling))
+    def generation(
+        self,
+        prompt_ids: list[int],
+        sampling: Sampling,
+        *,
+        priority: int = 0,
+        cache_salt: str = "",
+        prompt_logprobs: int | None = None,
+    ) -> Iterator[Generation]:
+        """Submit a request, and cancel it if it is left before its end; the arguments are those of `Generate`."""
+        request = Generate(_new_id(), prompt_ids, sampling, priority, cache_salt, prompt_logprobs)
+        with self._submitted(Generation(request)) as generation:
+            yield generation
+
+    async def embedding(self, prompt_ids: list[int]) -> list[float]:
+        """Return a prompt's embedding, of unit length; raises `GenerationError`."""
+        with self._submitted(Generation(Embed(_new_id(), prompt_ids))) as generation:
+            return await generation.embedding()
+
+    @contextmanager
+    def _submitted(self, generation: Generation) -> Iterator[Generation]:
         if self.gave_up:
             raise EngineGoneError("The engine could not be kept alive.")
         if self.is_ready:
@@ -155,8 +196,7 @@ class Supervisor:
     def _submit(self, generation: Generation) -> None:
         if self._engine is None:
             raise EngineGoneError("There is no engine.")
-        request = generation.request
-        needed = len(request.prompt_ids) + request.sampling.max_tokens
+        request, needed = generation.request, generation.tokens_needed
         if needed > self.max_request_tokens:  # A rebooted engine may have found less memory than the one before.
             generation.events.put_nowait(RequestRefusedError(f"The engine has no room for {needed} tokens any more."))
             return
@@ -285,7 +325,12 @@ class Supervisor:
     def _receive(self, message: FromEngine) -> None:
         self._last_heard = self._now()
         match message:
-            case Tokens() | RequestFailed():
+            case Step():
+                for seconds in message.queue_seconds:
+                    self._observer.waited(seconds)
+                for tokens in message.tokens:
+                    self._deliver(tokens)
+            case RequestFailed() | Embedded():
                 self._deliver(message)
             case Heartbeat():
                 self._observer.heard(message)
@@ -297,18 +342,23 @@ class Supervisor:
             case LoadFailed():
                 self._loaded.set_exception(LoadError(FailureReason(message.reason), message.message))
 
-    def _deliver(self, message: Tokens | RequestFailed) -> None:
+    def _deliver(self, message: Tokens | Embedded | RequestFailed) -> None:
         generation = self._running.get(message.request_id)
         if generation is None:
             return  # Cancelled a moment ago.
         if isinstance(message, RequestFailed):
             del self._running[message.request_id]
-            generation.events.put_nowait(RequestRefusedError(message.message))
+            generation.events.put_nowait(RequestRefusedError(message.message, invalid=message.invalid))
             return
-        generation.has_tokens = generation.has_tokens or bool(message.token_ids)
-        if message.finish_reason is not None:
+        if isinstance(message, Tokens):
+            generation.has_tokens = generation.has_tokens or bool(message.token_ids)
+        if isinstance(message, Embedded) or message.finish_reason is not None:
             del self._running[message.request_id]
         generation.events.put_nowait(message)
+
+
+def _new_id() -> str:
+    return secrets.token_hex(8)
 
 
 async def _exhaust(generation: Generation) -> None:

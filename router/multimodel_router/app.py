@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from multimodel_api import errors, names
+from multimodel_api.anthropic import is_messages_path, messages_error
 from multimodel_api.lifecycle import HTTP_STATUS, LifecycleReply, LifecycleRequest, ModelCard
 from multimodel_api.manifest import Model
 from multimodel_router.fleet import Fleet
@@ -114,20 +115,20 @@ def _add_health_routes(app: FastAPI, fleet: Fleet, metrics: Metrics) -> None:
 
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(errors.ApiError)
-    async def api_error(_request: Request, error: errors.ApiError) -> Response:
-        return _error_response(error)
+    async def api_error(request: Request, error: errors.ApiError) -> Response:
+        return _error_response(request, error)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        return _error_response(_route_error(request, HTTPStatus(error.status_code)), error.headers)
+        return _error_response(request, _route_error(request, HTTPStatus(error.status_code)), error.headers)
 
     @app.exception_handler(ClientDisconnect)
     async def client_left(_request: Request, _error: ClientDisconnect) -> Response:
         return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
 
     @app.exception_handler(Exception)
-    async def unexpected(_request: Request, _error: Exception) -> Response:
-        return _error_response(errors.server_error("The router failed unexpectedly; its log says why."))
+    async def unexpected(request: Request, _error: Exception) -> Response:
+        return _error_response(request, errors.server_error("The router failed unexpectedly; its log says why."))
 
 
 def _route_error(request: Request, status: HTTPStatus) -> errors.ApiError:
@@ -139,8 +140,9 @@ def _route_error(request: Request, status: HTTPStatus) -> errors.ApiError:
     return errors.ApiError(status, words.get(status, f"{status.phrase}."), code=code)
 
 
-def _error_response(error: errors.ApiError, headers: Any = None) -> Response:
-    return JSONResponse(error.body.model_dump(), error.status, error.headers | dict(headers or {}))
+def _error_response(request: Request, error: errors.ApiError, headers: Any = None) -> Response:
+    body = messages_error(error) if is_messages_path(request.url.path) else error.body
+    return JSONResponse(body.model_dump(), error.status, error.headers | dict(headers or {}))
 
 
 def _document(value: BaseModel) -> dict[str, Any]:

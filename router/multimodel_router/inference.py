@@ -18,8 +18,9 @@ INFERENCE_PATHS = (
     "/v1/embeddings",
     "/v1/responses",
     "/v1/messages",
-    "/v1/tokenize",
-    "/v1/detokenize",
+    "/v1/messages/count_tokens",
+    "/tokenize",
+    "/detokenize",
 )
 """Paths that a model server may offer; a request's body names the model, and the rest is passed through."""
 

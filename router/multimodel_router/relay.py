@@ -9,6 +9,7 @@ from http import HTTPStatus
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from multimodel_api import errors
+from multimodel_api.anthropic import is_messages_path, messages_error
 from multimodel_api.manifest import Model
 from multimodel_router.endpoints import Endpoints, Lease
 from multimodel_router.fleet import Endpoint, Fleet
@@ -65,10 +66,11 @@ def addressed_model(body: bytes) -> str | None:
 class Answer:
     """A model server's answer on its way to the client; close it in any case."""
 
-    def __init__(self, model: Model, response: Response, lease: Lease, metrics: Metrics) -> None:
+    def __init__(self, model: Model, target: str, response: Response, lease: Lease, metrics: Metrics) -> None:
         self.status = response.status
         self.headers = _passed_on(response.headers, _OURS_IN_ANSWERS)
         self._model = model
+        self._target = target
         self._response = response
         self._lease = lease
         self._metrics = metrics
@@ -89,7 +91,7 @@ class Answer:
             logger.warning("model %s: %s broke off an answer: %s", self._model.name, self._lease.endpoint, broken)
             if not self._is_event_stream:
                 raise
-            yield (b"" if last.endswith(b"\n\n") else b"\n\n") + _error_event(self._model)
+            yield (b"" if last.endswith(b"\n\n") else b"\n\n") + _error_event(self._model, self._target)
 
     def close(self) -> None:
         """Free the place at the endpoint; an answer that was not read to its end is cancelled there."""
@@ -130,7 +132,7 @@ class Relay:
             lease = await self._lease(model, tried, deadline)
             outcome = await self._attempt(lease, request, headers)
             if isinstance(outcome, Response):
-                return Answer(model, outcome, lease, self._metrics)
+                return Answer(model, request.target, outcome, lease, self._metrics)
             lease.release()
             tried.add(lease.endpoint)
             self._metrics.retries.labels(model.name, outcome).inc()
@@ -177,10 +179,12 @@ def _passed_on(headers: Headers, ours: set[bytes]) -> Headers:
     return [(name, value) for name, value in headers if name.lower() not in dropped]
 
 
-def _error_event(model: Model) -> bytes:
+def _error_event(model: Model, target: str) -> bytes:
     broke = errors.server_error(
         f"The model server of '{model.api_id}' broke off the answer.", code="model_server_broke"
     )
+    if is_messages_path(target):
+        return f"event: error\ndata: {messages_error(broke).model_dump_json()}\n\n".encode()
     return f"data: {broke.body.model_dump_json()}\n\n".encode()
 
 

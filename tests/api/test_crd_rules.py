@@ -38,6 +38,24 @@ GOOD = {
     "default by model id": document(model("a", alias="x"), defaultModel="org/a"),
     "default by quantised model id": document(gguf("a", "org/a-GGUF"), defaultModel="org/a-GGUF"),
     "one KV size": document(model("a", engine={"pagedAttention": {"memoryFraction": 0.5, "blockSize": 32}})),
+    "every engine setting": document(
+        model(
+            "a",
+            engine={
+                "maxSeqs": 8,
+                "maxBatchedTokens": 512,
+                "pagedAttention": {"mode": "off", "cacheType": "auto"},
+                "prefixCacheN": 0,
+                "noKvCache": True,
+                "maxSeqLen": 1,
+                "maxBatchSize": 1,
+                "numDeviceLayers": ["0:16", "1:12"],
+                "dtype": "f32",
+                "chatTemplate": "c",
+                "jinjaExplicit": "j",
+            },
+        )
+    ),
     "quantities as numbers and as text": document(model("a", resources={"limits": {"gpu": 1, "memory": "8Gi"}})),
     "free-form pod fields": document(model("a", env=[{"name": "T", "valueFrom": {"secretKeyRef": {"key": "k"}}}])),
     "a name of 63 characters": document(model("a"), object_name="n" * 63),

@@ -21,11 +21,18 @@ def test_only_what_is_set_is_passed() -> None:
 
 def test_every_setting_has_its_flag() -> None:
     engine = EngineSettings.model_validate(
-        {"maxSeqs": 4, "maxBatchedTokens": 64, "pagedAttention": {"contextLen": 128, "blockSize": 8}, "dtype": "f32"}
-    )
+        {
+            "maxSeqs": 4, "maxBatchedTokens": 64, "dtype": "f32", "prefixCacheN": 0, "noKvCache": True,
+            "pagedAttention": {"mode": "off", "contextLen": 128, "blockSize": 8, "cacheType": "auto"},
+            "maxSeqLen": 8192, "maxBatchSize": 2, "numDeviceLayers": ["0:16", "1:12"],
+        }
+    )  # fmt: skip
     given = arguments(engine, plain={"modelId": "org/a", "revision": "v1"}, alias="x", inSituQuant="Q4K")
     assert {"--revision=v1", "--alias=x", "--isq=Q4K", "--max-seqs=4", "--max-batched-tokens=64"} <= set(given)
     assert {"--pa-context-len=128", "--pa-block-size=8", "--dtype=f32"} <= set(given)
+    assert {"--paged-attn=off", "--pa-cache-type=auto", "--prefix-cache-n=0", "--no-kv-cache"} <= set(given)
+    assert {"--max-seq-len=8192", "--max-batch-size=2", "--num-device-layers=0:16;1:12"} <= set(given)
+    assert "--no-kv-cache" not in arguments(EngineSettings(no_kv_cache=False), plain={"modelId": "org/a"})
 
 
 def test_a_value_that_looks_like_a_flag_stays_a_value() -> None:

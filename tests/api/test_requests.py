@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from multimodel_api import errors
-from multimodel_api.openai import ChatCompletionRequest, CompletionRequest
+from multimodel_api.chat import ChatCompletionRequest
+from multimodel_api.openai import CompletionRequest
 
 HELLO = [{"role": "user", "content": "hello"}]
 

@@ -7,8 +7,8 @@ import pytest
 
 from multimodel import AsyncClient, Client, MultiModelError
 from multimodel_api import errors
+from multimodel_api.chat import ChatMessage
 from multimodel_api.failures import FailureReason, LoadFailure
-from multimodel_api.openai import ChatMessage
 from multimodel_api.state import ModelState
 
 QUESTION = [{"role": "user", "content": "two words"}]

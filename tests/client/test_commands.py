@@ -13,6 +13,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from multimodel.cli import up
 from multimodel.cli.application import app
 from multimodel_api import errors
 from multimodel_api.failures import FailureReason, LoadFailure
@@ -255,6 +256,9 @@ def test_a_bad_manifest_exits_2_with_a_line_for_each_problem(run, tmp_path):
         (("--pa-memory-mb", "1", "--pa-context-len", "1"), "at most one of"),
         (("--pa-block-size", "5"), "--pa-block-size"),
         (("--max-seqs", "0"), "--max-seqs"),
+        (("--prefix-cache-n", "-1"), "--prefix-cache-n"),
+        (("--paged-attn", "maybe"), "--paged-attn"),
+        (("-n", "0:x"), "--num-device-layers"),
         (("--dtype", "f8"), "--dtype"),
         (("--alias", "default"), "--alias"),
     ],
@@ -263,6 +267,37 @@ def test_serve_refuses_bad_options_by_name(run, options, message):
     result = run("serve", "-m", "org/a", *options)
     assert result.exit_code == 2
     assert message in " ".join(re.sub("[│\n]", " ", result.stderr).split())
+
+
+ENGINE_FLAGS = (
+    "--max-seqs", "64", "--max-num-batched-tokens", "512", "--paged-attn", "off", "--pa-memory-fraction", "0.9",
+    "--pa-cache-type", "auto", "--prefix-cache-n", "32", "--no-kv-cache", "--max-seq-len", "8192",
+    "--max-batch-size", "2", "-n", "0:16;1:12", "-c", "{{ 1 }}",
+)  # fmt: skip
+ENGINE = {
+    "max_seqs": 64, "max_batched_tokens": 512, "paged_attention": {"mode": "off", "memory_fraction": 0.9,
+    "cache_type": "auto"}, "prefix_cache_n": 32, "no_kv_cache": True, "max_seq_len": 8192, "max_batch_size": 2,
+    "num_device_layers": ["0:16", "1:12"], "chat_template": "{{ 1 }}",
+}  # fmt: skip
+
+
+def test_the_flags_of_serve_are_the_engine_settings_of_its_model(run, monkeypatch):
+    served = []
+    monkeypatch.setattr(up, "serve_resource", lambda resource, _: served.append(resource.spec) or 0)
+    assert run("serve", "-m", "org/a", *ENGINE_FLAGS).exit_code == 0
+    assert run("serve", "-m", "org/a").exit_code == 0
+    assert [spec.models[0].engine.model_dump(exclude_none=True) for spec in served] == [ENGINE, {}]
+
+
+def test_the_flags_of_from_config_are_defaults_that_the_configuration_overrides(run, monkeypatch, tmp_path):
+    served = []
+    monkeypatch.setattr(up, "serve_resource", lambda resource, _: served.append(resource.spec) or 0)
+    file = tmp_path / "config.json"
+    file.write_text('{"a": {"Plain": {"model_id": "org/a"}}, "b": {"Plain": {"model_id": "org/b", "max_seq_len": 1}}}')
+    assert run("from-config", "-f", str(file), *ENGINE_FLAGS).exit_code == 0
+    [spec] = served
+    engines = [spec.engine_of(model).model_dump(exclude_none=True) for model in spec.models]
+    assert engines == [ENGINE, {**ENGINE, "max_seq_len": 1}]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,6 @@ def test_golden_configuration():
     assert to_yaml(conversion.resource) == (GOLDEN / "mixed.yaml").read_text()
     assert [str(warning) for warning in conversion.warnings] == [
         "Llama 3.2 (3B): the label becomes the model name 'llama-3-2-3b', which must be a DNS label",
-        "Llama 3.2 (3B): num_device_layers is ignored: layers are not placed on devices by hand",
         "Llama 3.2 (3B): Plain.arch is ignored: the architecture is read from the model's config.json",
         "vision-model: VisionPlain.max_edge is ignored: there is no limit on images to set",
     ]
@@ -89,6 +88,8 @@ def test_unsupported_variants_are_refused_with_the_supported_ones(variant):
         ('{"a": {"Plain": {}}}', "a: Plain.model_id: is required"),
         ('{"a": {"Plain": {"model_id": 5}}}', r"a: Plain.model_id: Input should be a valid string \(found 5\)"),
         ('{"a": {"Plain": {"model_id": "x", "dtype": "q4"}}}', "a: Plain.dtype: Input should be 'auto', .*found 'q4'"),
+        ('{"a": {"Plain": {"model_id": "x", "max_seq_len": 0}}}', r"a: Plain.max_seq_len: .*greater.*\(found 0\)"),
+        ('{"a": {"Plain": {"model_id": "x"}, "num_device_layers": ["x"]}}', r"a: num_device_layers.0: .*match pattern"),
         ('{"a": {"Plain": {"model_id": "x"}, "alias": 7}}', "a: alias: Input should be a valid string"),
         ('{"a": {"Plain": {"model_id": "x"}, "alias": "default"}}', "a: the id 'default' is reserved"),
         ('{"a": {"Plain": {"model_id": "x"}, "GGUF": {}}}', "a: has Plain and GGUF"),
@@ -119,6 +120,15 @@ def test_an_unknown_default_lists_the_ids_and_knows_labels():
 def test_one_model_may_serve_under_two_aliases():
     entries = {alias: {"alias": alias, "Plain": {"model_id": "org/a"}} for alias in ("x", "y")}
     assert [model.api_id for model in convert(json.dumps(entries), name="chat").resource.spec.models] == ["x", "y"]
+
+
+@pytest.mark.parametrize("variant", SUPPORTED_VARIANTS)
+def test_what_sizes_the_placement_of_layers_is_kept(variant):
+    source = (GGUF if variant == "GGUF" else {"model_id": "org/a"}) | {"max_seq_len": 8192, "max_batch_size": 2}
+    conversion = convert(one(variant, source, num_device_layers=["0:16", "1:12"]), name="chat")
+    engine = conversion.resource.spec.models[0].engine
+    assert (engine.max_seq_len, engine.max_batch_size, engine.num_device_layers) == (8192, 2, ["0:16", "1:12"])
+    assert conversion.warnings == ()
 
 
 def test_null_means_unset():

@@ -14,7 +14,7 @@ from multimodel.cli.reporting import reported_errors
 from multimodel.client import DEFAULT_URL, AsyncClient, Client
 from multimodel.display import printable
 from multimodel_api import names
-from multimodel_api.openai import ChatMessage
+from multimodel_api.chat import ChatMessage
 
 CHAT_EXAMPLES = examples(
     "multimodel chat",

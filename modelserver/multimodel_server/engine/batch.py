@@ -20,6 +20,7 @@ class Batch:
     layout: PagedLayout
     sampled_rows: torch.Tensor  # [samples] int64: each one's row among the tokens
     sampled: tuple[Request, ...]
+    chunks: tuple[Chunk, ...]
 
 
 def build_batch(chunks: Sequence[Chunk], block_size: int, device: torch.device) -> Batch:
@@ -34,6 +35,7 @@ def build_batch(chunks: Sequence[Chunk], block_size: int, device: torch.device) 
         layout=_layout(chunks, ends, block_size, device),
         sampled_rows=torch.tensor(rows, dtype=torch.int64, device=device),
         sampled=tuple(chunk.request for chunk in chunks if chunk.samples),
+        chunks=tuple(chunks),
     )
 
 

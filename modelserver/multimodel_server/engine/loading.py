@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -16,9 +17,9 @@ from multimodel_server.engine.runner import Runner
 from multimodel_server.engine.scheduler import Limits
 from multimodel_server.errors import LoadError
 from multimodel_server.models.config import DecoderConfig
-from multimodel_server.models.decoder import Decoder
+from multimodel_server.models.decoder import Blueprint, Decoder
 from multimodel_server.models.loader import Report, load_weights
-from multimodel_server.models.registry import Composition, read_model
+from multimodel_server.models.registry import read_model
 
 BLOCK_SIZES = (8, 16, 32)
 DTYPES: dict[str, torch.dtype] = {
@@ -39,6 +40,7 @@ class LoadedModel:
     """A model in memory, and what a scheduler may ask of it."""
 
     runner: Runner
+    tokenizer_path: Path
     limits: Limits
     blocks: int
     """Blocks that sequences can use: all but the sink."""
@@ -52,10 +54,11 @@ def load(config: EngineConfig, report: Report) -> LoadedModel:
     """
     _check_settings(config)
     began = time.monotonic()
-    shape, composition = read_model(config.model_dir)
+    blueprint = read_model(config.model_dir)
+    shape = blueprint.config
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = _dtype(config.dtype, shape, device)
-    decoder = _empty_decoder(shape, composition, device, dtype)
+    decoder = _empty_decoder(blueprint, device, dtype)
     load_weights(decoder, config.model_dir, report)
     cache = _allocate_cache(config, shape, device, dtype)
     loaded = _loaded(config, decoder, cache)
@@ -73,6 +76,12 @@ def _check_settings(config: EngineConfig) -> None:
     for name in ("max_seqs", "max_batched_tokens"):
         if getattr(config, name) < 1:
             raise _bad(f"{name} is {getattr(config, name)}; it must be at least 1")
+    if config.prefix_cache_n < 0:
+        raise _bad(f"prefix_cache_n is {config.prefix_cache_n}; it must be at least 0")
+    if config.cache_type != "auto":
+        raise _bad(f"cache_type is {config.cache_type}, which is not served yet; use auto")
+    if len(config.num_device_layers) > 1:
+        raise _bad(f"num_device_layers is {';'.join(config.num_device_layers)}; a model takes one device for now")
 
 
 def _dtype(name: DtypeName, shape: DecoderConfig, device: torch.device) -> torch.dtype:
@@ -89,13 +98,13 @@ def _dtype(name: DtypeName, shape: DecoderConfig, device: torch.device) -> torch
     return DTYPES[shape.dtype]
 
 
-def _empty_decoder(shape: DecoderConfig, composition: Composition, device: torch.device, dtype: torch.dtype) -> Decoder:
+def _empty_decoder(blueprint: Blueprint, device: torch.device, dtype: torch.dtype) -> Decoder:
     """Return a decoder with room for its weights."""
     previous = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with _out_of_memory_named("the weights"), device:
-            decoder = composition(shape)
+            decoder = Decoder(blueprint)
     finally:
         torch.set_default_dtype(previous)
     needed = sum(parameter.nbytes for parameter in decoder.parameters())
@@ -136,8 +145,12 @@ def _loaded(config: EngineConfig, decoder: Decoder, cache: torch.Tensor) -> Load
         max_request_tokens=min(decoder.config.max_position_embeddings, blocks * config.block_size),
         block_size=config.block_size,
         vocab_size=decoder.config.vocab_size,
+        paged=config.paged_attention != "off",
+        prefix_cache_n=config.prefix_cache_n,
+        kv_cache=not config.no_kv_cache,
     )
-    return LoadedModel(Runner(decoder, cache), limits, blocks)
+    decoder.limit_context(limits.max_request_tokens)
+    return LoadedModel(Runner(decoder, cache), config.model_dir / "tokenizer.json", limits, blocks)
 
 
 @contextmanager

@@ -1,59 +1,83 @@
-"""Which tokens are computed next, and what their results mean for each request. Pure: no tensors, no clock, no I/O.
+"""What every scheduler does with requests: takes them in, hears what steps brought, ends them, and keeps their blocks.
 
-One token budget a step, for running requests in the order they were admitted, then for new ones in the order they
-arrived. Nobody is admitted behind a prompt that used up the budget, so only the newest running request can be amid its
-prompt: decoding comes first by itself.
+Pure: no tensors, no clock, no I/O. How the next step is chosen is told by `schedule`: see `paged_scheduler` and
+`default_scheduler`.
 
-A request holds the blocks of all its present tokens from admission on, so only growth by decoding can find the pool
-empty; then the newest running request gives its blocks back and waits, before all others, to be computed again. The
-oldest is never the newest unless it is alone, and alone every request fits: so every request ends.
+A step is a list of chunks. It is in flight from `schedule` until each of its chunks was handed to `complete`, or its
+request to `fail`; steps land in the order they were handed out. The next step may be planned while one is in flight: a
+token that is being sampled then counts as present though unknown, `pending`. Blocks are given back when nothing in
+flight can write to them any more: a request that ends or is preempted before that keeps its blocks until it landed.
 """
 
-from collections import deque
+import bisect
+import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multimodel_server.engine.blocks import BlockPool
-from multimodel_server.engine.messages import Tokens
-from multimodel_server.engine.request import Request
+from multimodel_server.engine.messages import Embedded, RequestFailed, Tokens
+from multimodel_server.engine.outcome import Outcome
+from multimodel_server.engine.prefix import PrefixCache
+from multimodel_server.engine.request import Request, State
+
+Told = Tokens | Embedded | RequestFailed
+"""What is to be told about a request after a step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens `start` to `end` of a request, computed in one step."""
+    """Tokens `start` to `end` of a request, computed in one step; an unknown one is what the step before samples."""
 
     request: Request
     start: int
     end: int
+    samples: bool
+    """Whether the next token is known after this chunk: only if it reaches the end of the tokens."""
 
     @property
-    def samples(self) -> bool:
-        """Tell whether the next token is known after this chunk: only if it reaches the end of the tokens."""
-        return self.end == len(self.request.token_ids)
+    def decodes(self) -> bool:
+        """Whether this is one more token of an answer, not a piece of a prompt."""
+        return self.end - self.start == 1
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one step and one request may be."""
+    """What one step and one request may be, and what is kept of a request."""
 
     max_seqs: int
     max_batched_tokens: int
     max_request_tokens: int
     block_size: int
     vocab_size: int
+    paged: bool = True
+    """Whether memory is shared out by blocks as texts grow, or for the whole of a text when it is admitted."""
+    prefix_cache_n: int = 16
+    """0 keeps no prefix; without paging, so many texts are kept."""
+    kv_cache: bool = True
+    """Without it, all of a text is computed again for each of its tokens."""
 
 
-class Scheduler:
+class Scheduler(ABC):
     """Owns every request from admission to its end, and the blocks they hold."""
 
-    def __init__(self, limits: Limits, blocks: BlockPool) -> None:
+    def __init__(self, limits: Limits, blocks: BlockPool, prefixes: PrefixCache) -> None:
         if limits.max_request_tokens > blocks.total * limits.block_size:
             raise ValueError(f"{blocks.total} blocks cannot hold a request of {limits.max_request_tokens} tokens")
         self.limits = limits
         self.blocks = blocks
-        self.waiting: deque[Request] = deque()
+        self.prefixes = prefixes
+        self.waiting: list[Request] = []  # by rank
         self.running: list[Request] = []
         self.preemptions = 0
+        self.prompt_allowance = limits.max_batched_tokens
+        """Prompt tokens of a step in which something decodes; whoever measures steps may change it."""
+        self._landing: set[Request] = set()  # no longer running, but with steps in flight
+        self._arrivals = itertools.count()
+
+    @abstractmethod
+    def schedule(self) -> list[Chunk]:
+        """Return the chunks of the next step, at most one a request; admits, and may preempt."""
 
     @property
     def has_work(self) -> bool:
@@ -62,13 +86,15 @@ class Scheduler:
 
     def refusal(self, request: Request) -> str | None:
         """Return why a request can never be served here, or None if it can."""
-        total, limit = request.prompt_length + request.sampling.max_tokens, self.limits.max_request_tokens
+        limit, max_tokens = self.limits.max_request_tokens, request.sampling.max_tokens
         if request.prompt_length < 1:
             return "the prompt is empty; it needs at least one token"
-        if request.sampling.max_tokens < 1:
-            return f"max_tokens is {request.sampling.max_tokens}; it must be at least 1"
-        if total > limit:
-            return f"prompt and max_tokens make {total} tokens; at most {limit} fit"
+        if max_tokens < 1 and not request.pools:
+            return f"max_tokens is {max_tokens}; it must be at least 1"
+        if request.total > limit:
+            room = limit - request.prompt_length
+            advice = f"ask for at most {room}" if room > 0 else f"shorten the prompt of {request.prompt_length}"
+            return f"prompt and max_tokens make {request.total} tokens; at most {limit} fit: {advice}"
         if not 0 <= min(request.token_ids) <= max(request.token_ids) < self.limits.vocab_size:
             return f"the prompt has token ids outside 0..{self.limits.vocab_size - 1}, the model's vocabulary"
         if any(other.request_id == request.request_id for other in (*self.running, *self.waiting)):
@@ -77,74 +103,135 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Queue a request that `refusal` has nothing against."""
-        self.waiting.append(request)
+        request.arrival = next(self._arrivals)
+        self._queue(request)
 
     def cancel(self, request_id: str) -> None:
         """Forget a request and free its blocks; unknown ids are ignored."""
         for request in (*self.running, *self.waiting):
             if request.request_id == request_id:
-                (self.running if request in self.running else self.waiting).remove(request)
-                self._release(request)
+                self._end(request)
 
-    def schedule(self) -> list[Chunk]:
-        """Return the chunks of the next step, at most one a request; preempts and admits."""
-        self._let_running_grow()
-        budget = self.limits.max_batched_tokens
-        chunks: list[Chunk] = []
-        for request in self.running:
-            budget -= self._take(request, budget, chunks)
-        while budget and self._next_fits():
-            request = self.waiting.popleft()
-            self.running.append(request)
-            request.block_table = self.blocks.allocate(self._missing_blocks(request))
-            budget -= self._take(request, budget, chunks)
-        return chunks
+    def complete(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome]) -> list[Told]:
+        """Take the results of chunks, an outcome for each that `samples`; return what to tell about each request.
 
-    def complete(self, chunks: Sequence[Chunk], sampled: Sequence[int]) -> list[Tokens]:
-        """Take a step's results, one token for each chunk that `samples`; return what to tell about each request."""
+        The chunks are those of the oldest step in flight, or some of them.
+
+        Raises:
+            ValueError: there are more or fewer outcomes; then nothing has changed.
+        """
+        sampled = (chunk.request for chunk in chunks if chunk.samples)
+        brought = list(zip(sampled, outcomes, strict=True))
         for chunk in chunks:
-            chunk.request.computed = chunk.end
-        finished = [chunk.request for chunk in chunks if chunk.samples]
-        return [self._accept(request, token) for request, token in zip(finished, sampled, strict=True)]
+            if chunk.request.state is not State.ENDED:
+                chunk.request.computed = chunk.end
+                self.prefixes.computed(chunk.request, chunk.start)
+            self._land(chunk.request)
+        told = [self._accept(request, outcome) for request, outcome in brought]
+        return [message for message in told if message is not None]
 
-    def _let_running_grow(self) -> None:
-        """Give each running request, oldest first, the blocks of its tokens; what is missing the newest give back."""
-        for request in tuple(self.running):
-            while request in self.running and self._missing_blocks(request) > self.blocks.free:
-                self._preempt(self.running.pop())
-            if request in self.running:
-                request.block_table += self.blocks.allocate(self._missing_blocks(request))
+    def fail(self, request: Request, message: str) -> RequestFailed:
+        """End a request, whose oldest chunk in flight, if any, could not be computed; return what to tell about it.
 
-    def _preempt(self, request: Request) -> None:
-        self._release(request)
-        request.computed = 0
-        self.waiting.appendleft(request)
-        self.preemptions += 1
+        Its blocks come back, and nothing that the chunk was to write can be found in the prefix cache.
+        """
+        if request.in_flight:
+            self._land(request)
+        self._end(request)
+        return RequestFailed(request.request_id, message)
 
-    def _next_fits(self) -> bool:
-        """Tell whether the first waiting request can start and leave every running one a block to grow by."""
-        if not self.waiting or len(self.running) >= self.limits.max_seqs:
-            return False
-        return self._missing_blocks(self.waiting[0]) + len(self.running) <= self.blocks.free
+    def problems(self) -> list[str]:
+        """Return what is wrong with the blocks; nothing is, in a sound engine."""
+        return self.blocks.problems([request.block_table for request in (*self.running, *self._landing)])
 
-    def _take(self, request: Request, budget: int, chunks: list[Chunk]) -> int:
-        """Append as much of a request as the budget allows; return the number of tokens."""
-        count = min(request.remaining, budget)
-        if count:
-            chunks.append(Chunk(request, request.computed, request.computed + count))
-        return count
+    def _queue(self, request: Request) -> None:
+        request.state = State.WAITING
+        bisect.insort(self.waiting, request, key=lambda other: other.rank)
 
-    def _missing_blocks(self, request: Request) -> int:
-        return -(-len(request.token_ids) // self.limits.block_size) - len(request.block_table)
+    def _price(self, request: Request, tokens: int) -> int:
+        """Return how many free blocks it takes to start a request with room for so many tokens."""
+        found = self.prefixes.find(request)
+        return self._blocks_for(tokens) - len(found) + self.blocks.cached_among(found)
 
-    def _accept(self, request: Request, token: int) -> Tokens:
+    def _start(self, request: Request, tokens: int) -> None:
+        """Let a waiting request run, with room for so many tokens, after what the prefix cache holds of them."""
+        self.waiting.remove(request)
+        found = self.prefixes.find(request)
+        self.blocks.share(found)  # before others are allocated, which may evict
+        request.block_table = found + self.blocks.allocate(self._blocks_for(tokens) - len(found))
+        request.computed = request.planned = len(found) * self.limits.block_size
+        request.state = State.RUNNING
+        self.running.append(request)
+        self.prefixes.note_admission(request, request.computed)
+
+    def _plan(self, request: Request, count: int) -> Chunk:
+        """Hand out a request's next tokens to be computed."""
+        start, end = request.planned, request.planned + count
+        samples = count == request.remaining
+        request.planned = end
+        request.in_flight += 1
+        request.pending += samples
+        return Chunk(request, start, end, samples)
+
+    def _land(self, request: Request) -> None:
+        """Note that a chunk is no longer in flight; was it the last of a request that left, its blocks come back."""
+        request.in_flight -= 1
+        if request in self._landing and not request.in_flight:
+            self._landing.remove(request)
+            self._give_back(request)
+
+    def _accept(self, request: Request, outcome: Outcome) -> Told | None:
+        """Act on what a request's sampling chunk brought; nothing is told of one that ended before."""
+        request.pending -= 1
+        if request.state is State.ENDED:
+            return None
+        if outcome.error is None and outcome.token is not None:
+            return self._continue(request, outcome.token, outcome)
+        if outcome.error is None and outcome.embedding is not None:
+            self._finish(request)
+            return Embedded(request.request_id, outcome.embedding)
+        self._end(request)
+        return RequestFailed(request.request_id, outcome.error or "the model gave no result", outcome.invalid)
+
+    def _continue(self, request: Request, token: int, outcome: Outcome) -> Tokens:
+        is_first = request.generated == 0
         finish_reason = request.accept(token)
+        is_kept = finish_reason != "stop"
         if finish_reason is not None:
-            self.running.remove(request)
-            self._release(request)
-        return Tokens(request.request_id, [] if finish_reason == "stop" else [token], finish_reason)
+            self._finish(request)
+        elif not self.limits.kv_cache:
+            self._give_back(request)
+        return Tokens(
+            request.request_id,
+            [token] if is_kept else [],
+            finish_reason,
+            logprobs=[outcome.logprobs] if is_kept and outcome.logprobs is not None else None,
+            prompt_logprobs=outcome.prompt_logprobs,
+            cached_tokens=(request.cached_tokens or 0) if is_first else 0,
+        )
 
-    def _release(self, request: Request) -> None:
+    def _finish(self, request: Request) -> None:
+        self.prefixes.finished(request)
+        self._end(request)
+
+    def _end(self, request: Request) -> None:
+        if request.state is not State.ENDED:
+            (self.running if request.state is State.RUNNING else self.waiting).remove(request)
+            request.state = State.ENDED
+            self._leave(request)
+
+    def _leave(self, request: Request) -> None:
+        """Have the blocks of a request that runs no more come back, as soon as nothing in flight writes to them."""
+        if request.in_flight:
+            self._landing.add(request)
+        else:
+            self._give_back(request)
+
+    def _give_back(self, request: Request) -> None:
         """Free the blocks, the last first: the beginning of a text is worth keeping longest."""
         self.blocks.release(reversed(request.block_table))
         request.block_table = []
+        request.computed = request.planned = 0
+
+    def _blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.limits.block_size)

@@ -4,6 +4,27 @@ Callers import from here and never branch on the hardware. Every implementation 
 """
 
 from multimodel_server.kernels.layout import PagedLayout
-from multimodel_server.kernels.reference import add_rms_norm, paged_attention, rms_norm, rotate, silu_mul, write_kv
+from multimodel_server.kernels.reference import (
+    add_rms_norm,
+    gelu_mul,
+    mix_experts,
+    paged_attention,
+    rms_norm,
+    rotate,
+    silu_mul,
+    soft_capped,
+    write_kv,
+)
 
-__all__ = ["PagedLayout", "add_rms_norm", "paged_attention", "rms_norm", "rotate", "silu_mul", "write_kv"]
+__all__ = [
+    "PagedLayout",
+    "add_rms_norm",
+    "gelu_mul",
+    "mix_experts",
+    "paged_attention",
+    "rms_norm",
+    "rotate",
+    "silu_mul",
+    "soft_capped",
+    "write_kv",
+]

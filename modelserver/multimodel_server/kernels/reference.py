@@ -1,5 +1,8 @@
 """Every kernel in plain torch: the meaning of the fast ones, and what runs where there is none."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name every torch reader knows)
 
@@ -9,35 +12,81 @@ QUERY_TILE = 512
 """New tokens of one sequence that attend at once; bounds the mask to `QUERY_TILE` x sequence length."""
 
 
-def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Return `weight * hidden / rms(hidden)` over the last dimension, computed in float32 (arXiv 1910.07467)."""
+def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float, *, plus_one: bool = False) -> torch.Tensor:
+    """Return `weight * hidden / rms(hidden)` over the last dimension, computed in float32 (arXiv 1910.07467).
+
+    With `plus_one` it is `1 + weight`, multiplied before the result is rounded to the element type of `hidden`.
+    """
     wide = hidden.float()
-    scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
-    return (wide * scale).to(hidden.dtype) * weight
+    unit = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
+    if plus_one:
+        return (unit * (1.0 + weight.float())).to(hidden.dtype)
+    return unit.to(hidden.dtype) * weight
 
 
 def add_rms_norm(
-    hidden: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+    hidden: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float, *, plus_one: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the norm of `hidden + residual`, and that sum: the next residual."""
     total = hidden + residual
-    return rms_norm(total, weight, eps), total
+    return rms_norm(total, weight, eps, plus_one=plus_one), total
 
 
 def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Return [tokens, heads, head_dim] turned by its positions' angles, `cos` and `sin` [tokens, head_dim / 2] float32.
+    """Return [tokens, heads, head_dim] turned by its positions' angles, `cos` and `sin` [tokens, dims / 2] float32.
 
-    Pairs are (i, i + head_dim / 2), as in the Hugging Face layout of RoPE (arXiv 2104.09864).
+    The first `dims` dimensions are turned, in pairs (i, i + dims / 2), as in the Hugging Face layout of RoPE
+    (arXiv 2104.09864).
     """
-    first, second = heads.float().chunk(2, dim=-1)
+    half = cos.shape[-1]
+    first, second = heads[..., :half].float(), heads[..., half : 2 * half].float()
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(heads.dtype)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(heads.dtype)
+    return torch.cat((turned, heads[..., 2 * half :]), dim=-1) if 2 * half < heads.shape[-1] else turned
 
 
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """Return `silu(gate) * up` of [tokens, 2 * width], whose halves are gate and up."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
+
+
+def gelu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """Return `gelu(gate) * up` of [tokens, 2 * width], whose halves are gate and up; gelu in its tanh form."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.gelu(gate, approximate="tanh") * up
+
+
+def soft_capped(scores: torch.Tensor, cap: float) -> torch.Tensor:
+    """Return the scores bent smoothly into (-cap, cap)."""
+    return torch.tanh(scores / cap) * cap
+
+
+def mix_experts(
+    hidden: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    chosen: torch.Tensor,
+    weights: torch.Tensor,
+    activation: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Return [tokens, width]: for each token, the weighted sum of what its chosen experts return for `hidden`.
+
+    Stacked weights are `gate_up` [experts, 2 * inner, width] and `down` [experts, width, inner]; `chosen` [tokens,
+    per_token] int64 names each token's experts, `weights` [tokens, per_token] float32 goes with it. Tokens are sorted
+    by expert, so that each expert that is hit computes one product.
+    """
+    output = torch.zeros_like(hidden)
+    choices = chosen.flatten()
+    by_expert = choices.argsort(stable=True)
+    counts = torch.bincount(choices, minlength=len(gate_up)).tolist()
+    for expert, mine in enumerate(torch.split(by_expert, counts)):
+        if len(mine):
+            tokens = mine // chosen.shape[1]
+            inner = activation(F.linear(hidden[tokens], gate_up[expert]))
+            weighted = F.linear(inner, down[expert]) * weights.flatten()[mine].unsqueeze(1)
+            output.index_add_(0, tokens, weighted.to(output.dtype))
+    return output
 
 
 def write_kv(
@@ -53,77 +102,140 @@ def write_kv(
 
 
 def paged_attention(
-    query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor, layout: PagedLayout, scale: float
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    layout: PagedLayout,
+    scale: float,
+    window: int | None = None,
+    soft_cap: float | None = None,
 ) -> torch.Tensor:
     """Return causal attention of the new tokens over their own sequences, [tokens, heads, head_dim] as `query`.
 
     Caches are [blocks, block_size, kv_heads, head_dim] and already hold the new tokens; `heads` is a multiple of
-    `kv_heads`. Decoding sequences and prompt chunks may be mixed in one call.
+    `kv_heads`. Decoding sequences and prompt chunks may be mixed in one call. A token sees the last `window`
+    positions, its own included, or all; scaled products are bent into (-soft_cap, soft_cap) before the softmax.
     """
     output = torch.empty_like(query)
-    for group in _decode_groups(layout, key_cache.shape[1]):
-        sequences = torch.tensor(group, device=query.device)
-        tokens = layout.query_start_loc[sequences]
-        lengths = [layout.host_seq_lens[sequence] for sequence in group]
-        keys = _texts(key_cache, layout.block_tables[sequences], max(lengths))
-        values = _texts(value_cache, layout.block_tables[sequences], max(lengths))
-        # Without a mask, which equal lengths need not have, attention is much quicker.
-        padded = layout.seq_lens[sequences] if min(lengths) < max(lengths) else None
-        output[tokens] = _decode(query[tokens], keys, values, padded, scale)
+    attend = partial(_attend, scale=scale, soft_cap=soft_cap)
+    for group in _decode_groups(layout, key_cache.shape[1], window):
+        tokens = layout.query_start_loc[torch.tensor(group, device=query.device)]
+        keys, values, ends = _read(key_cache, value_cache, layout, group, window)
+        output[tokens] = _decode(query[tokens], keys, values, ends, window, attend)
     start = 0
-    for sequence, (length, total) in enumerate(zip(layout.host_query_lens, layout.host_seq_lens, strict=True)):
+    for sequence, length in enumerate(layout.host_query_lens):
         if length > 1:
             chunk = slice(start, start + length)
-            table = layout.block_tables[sequence : sequence + 1]
-            keys, values = _texts(key_cache, table, total), _texts(value_cache, table, total)
-            output[chunk] = _prefill(query[chunk], keys, values, scale)
+            keys, values, [end] = _read(key_cache, value_cache, layout, [sequence], window)
+            output[chunk] = _prefill(query[chunk], keys, values, end, window, attend)
         start += length
     return output
 
 
-def _decode_groups(layout: PagedLayout, block_size: int) -> list[list[int]]:
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""`_attend` with its scale and soft cap given."""
+
+
+def _attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scale: float,
+    soft_cap: float | None,
+) -> torch.Tensor:
+    """Attend with queries [..., rows, head_dim] to texts [..., positions, head_dim] where the mask is true."""
+    if soft_cap is None:
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
+    scores = soft_capped(query @ keys.transpose(-1, -2) * scale, soft_cap)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    return scores.softmax(dim=-1, dtype=wide).to(query.dtype) @ values
+
+
+def _first_block(layout: PagedLayout, sequence: int, block_size: int, window: int | None) -> int:
+    """Return the first block of a sequence that its new tokens see."""
+    context = layout.host_seq_lens[sequence] - layout.host_query_lens[sequence]
+    return 0 if window is None else max(0, context + 1 - window) // block_size
+
+
+def _decode_groups(layout: PagedLayout, block_size: int, window: int | None) -> list[list[int]]:
     """Return the sequences with one new token, grouped so that padding at most doubles the blocks read."""
     groups: dict[int, list[int]] = {}
     for sequence, (new, total) in enumerate(zip(layout.host_query_lens, layout.host_seq_lens, strict=True)):
         if new == 1:
-            groups.setdefault(_blocks(total, block_size).bit_length(), []).append(sequence)
+            seen = _blocks(total, block_size) - _first_block(layout, sequence, block_size, window)
+            groups.setdefault(seen.bit_length(), []).append(sequence)
     return list(groups.values())
 
 
-def _texts(cache: torch.Tensor, block_tables: torch.Tensor, length: int) -> torch.Tensor:
-    """Return what the first `length` positions of sequences hold, [seqs, kv_heads, length, head_dim]."""
-    tables = block_tables[:, : _blocks(length, cache.shape[1])]
+def _read(
+    key_cache: torch.Tensor, value_cache: torch.Tensor, layout: PagedLayout, group: list[int], window: int | None
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Return the texts that a group's new tokens see, [seqs, kv_heads, positions, head_dim], and where each ends.
+
+    A text begins with the first block that is seen; its end is counted from there.
+    """
+    block_size, device = key_cache.shape[1], key_cache.device
+    firsts = [_first_block(layout, sequence, block_size, window) for sequence in group]
+    ends = [layout.host_seq_lens[sequence] - first * block_size for sequence, first in zip(group, firsts, strict=True)]
+    columns = torch.arange(_blocks(max(ends), block_size), device=device)
+    columns = columns + torch.tensor(firsts, device=device).unsqueeze(1)
+    rows = layout.block_tables[torch.tensor(group, device=device)]
+    tables = rows.gather(1, columns.clamp(max=rows.shape[1] - 1))
+    return _texts(key_cache, tables, max(ends)), _texts(value_cache, tables, max(ends)), ends
+
+
+def _texts(cache: torch.Tensor, tables: torch.Tensor, length: int) -> torch.Tensor:
+    """Return the first `length` positions of the blocks that each row names, [rows, kv_heads, length, head_dim]."""
     blocks = cache.index_select(0, tables.flatten())
     return blocks.view(len(tables), -1, *cache.shape[2:])[:, :length].transpose(1, 2)
 
 
 def _decode(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor | None, scale: float
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    ends: list[int],
+    window: int | None,
+    attend: Attend,
 ) -> torch.Tensor:
-    """Attend with one token a sequence, over `lengths` of the positions, or all; heads that share keys are its rows."""
-    known = None
-    if lengths is not None:
-        known = (torch.arange(keys.shape[2], device=query.device) < lengths.unsqueeze(1))[:, None, None, :]
+    """Attend with one token a sequence, the last of its text; heads that share keys are its rows."""
+    longest, mask = keys.shape[2], None
+    if min(ends) < longest:
+        own = torch.tensor(ends, device=query.device).unsqueeze(1) - 1
+        mask = _seen(torch.arange(longest, device=query.device), own, window)[:, None, None, :]
+    elif window is not None:  # Without a mask, which equal lengths need not have, attention is much quicker.
+        keys, values = keys[:, :, -window:], values[:, :, -window:]
     rows = query.view(len(query), keys.shape[1], -1, query.shape[-1])
-    return F.scaled_dot_product_attention(rows, keys, values, attn_mask=known, scale=scale).reshape(query.shape)
+    return attend(rows, keys, values, mask).reshape(query.shape)
 
 
-def _prefill(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
-    """Attend with the last tokens of one sequence, a tile of them at a time and only over what the tile can see."""
-    kv_heads, total, head_dim = keys.shape[1:]
+def _prefill(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, end: int, window: int | None, attend: Attend
+) -> torch.Tensor:
+    """Attend with the last tokens of one text, a tile of them at a time and only over what the tile can see."""
+    kv_heads, head_dim = keys.shape[1], keys.shape[3]
     group = query.shape[1] // kv_heads
     rows = query.view(-1, kv_heads, group, head_dim).permute(1, 2, 0, 3)  # [kv_heads, group, tokens, head_dim]
     keys, values = (text[0].unsqueeze(1).expand(-1, group, -1, -1) for text in (keys, values))
-    tiles = []
-    for start in range(0, query.shape[0], QUERY_TILE):
-        tile = rows[:, :, start : start + QUERY_TILE]
-        first = total - query.shape[0] + start
-        seen = first + tile.shape[2]
-        positions = torch.arange(seen, device=query.device)
-        causal = positions <= positions[first:].unsqueeze(1)
-        attend = F.scaled_dot_product_attention
-        tiles.append(attend(tile, keys[:, :, :seen], values[:, :, :seen], attn_mask=causal, scale=scale))
+    tiles, first = [], end - len(query)
+    for tile in torch.split(rows, QUERY_TILE, dim=2):
+        last = first + tile.shape[2]
+        seen = slice(0 if window is None else max(0, first + 1 - window), last)
+        own = torch.arange(first, last, device=query.device).unsqueeze(1)
+        mask = _seen(torch.arange(seen.start, last, device=query.device), own, window)
+        tiles.append(attend(tile, keys[:, :, seen], values[:, :, seen], mask))
+        first = last
     return torch.cat(tiles, dim=2).permute(2, 0, 1, 3).reshape(query.shape)
+
+
+def _seen(positions: torch.Tensor, own: torch.Tensor, window: int | None) -> torch.Tensor:
+    """Tell which positions the tokens at the positions `own` see."""
+    causal = positions <= own
+    return causal if window is None else causal & (positions > own - window)
 
 
 def _blocks(tokens: int, block_size: int) -> int:

@@ -1,5 +1,6 @@
 """Self-attention over the paged cache."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -8,8 +9,8 @@ from torch import nn
 from multimodel_server import kernels
 from multimodel_server.kernels import PagedLayout
 from multimodel_server.layers.linear import FusedLinear, Linear
-from multimodel_server.layers.norm import RmsNorm
-from multimodel_server.layers.rotary import Rotation
+from multimodel_server.layers.norm import Norm
+from multimodel_server.layers.rotary import Rope, Rotation
 
 
 class LayerCache(NamedTuple):
@@ -19,28 +20,59 @@ class LayerCache(NamedTuple):
     values: torch.Tensor
 
 
+class Heads(NamedTuple):
+    """How many heads ask and how many answer; each answering one is shared by equally many asking ones."""
+
+    query: int
+    kv: int
+    dim: int
+
+
+class Scores(NamedTuple):
+    """What becomes of the products of queries and keys before the softmax."""
+
+    scale: float
+    window: int | None = None
+    """How many positions a token sees, its own included; all that there are if None."""
+    soft_cap: float | None = None
+    """Bound that scores approach smoothly; `cap * tanh(score / cap)`."""
+
+
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions; with `qk_norm_eps`, heads are normalised before turning."""
+    """Grouped-query attention; with `rope` heads are turned by their positions, after `head_norm` if there is one."""
 
     def __init__(
-        self, width: int, heads: int, kv_heads: int, head_dim: int, *, bias: bool, qk_norm_eps: float | None = None
+        self,
+        width: int,
+        heads: Heads,
+        rope: Rope | None,
+        scores: Scores,
+        *,
+        qkv_bias: bool = False,
+        output_bias: bool = False,
+        head_norm: Norm | None = None,
     ) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
-        parts = {"q_proj": heads * head_dim, "k_proj": kv_heads * head_dim, "v_proj": kv_heads * head_dim}
-        self.qkv_proj = FusedLinear(width, parts, bias=bias)
-        self.o_proj = Linear(heads * head_dim, width, bias=bias)
-        self.q_norm = None if qk_norm_eps is None else RmsNorm(head_dim, qk_norm_eps)
-        self.k_norm = None if qk_norm_eps is None else RmsNorm(head_dim, qk_norm_eps)
+        self.heads, self.rope, self.scores = heads, rope, scores
+        sizes = {"q_proj": heads.query * heads.dim, "k_proj": heads.kv * heads.dim, "v_proj": heads.kv * heads.dim}
+        self.qkv_proj = FusedLinear(width, sizes, bias=qkv_bias)
+        self.o_proj = Linear(heads.query * heads.dim, width, bias=output_bias)
+        self.q_norm = None if head_norm is None else head_norm(heads.dim)
+        self.k_norm = None if head_norm is None else head_norm(heads.dim)
 
-    def forward(self, hidden: torch.Tensor, rotation: Rotation, cache: LayerCache, layout: PagedLayout) -> torch.Tensor:
+    def forward(
+        self, hidden: torch.Tensor, rotations: Mapping[Rope, Rotation], cache: LayerCache, layout: PagedLayout
+    ) -> torch.Tensor:
         """Return [tokens, width] for [tokens, width]; stores the tokens' keys and values in `cache`."""
-        packed = self.qkv_proj(hidden).unflatten(-1, (-1, self.head_dim))
-        query, keys, values = packed.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+        packed = self.qkv_proj(hidden).unflatten(-1, (-1, self.heads.dim))
+        query, keys, values = packed.split((self.heads.query, self.heads.kv, self.heads.kv), dim=1)
         if self.q_norm is not None and self.k_norm is not None:
             query, keys = self.q_norm(query), self.k_norm(keys)
-        query, keys = kernels.rotate(query, *rotation), kernels.rotate(keys, *rotation)
+        if self.rope is not None:
+            rotation = rotations[self.rope]
+            query, keys = kernels.rotate(query, *rotation), kernels.rotate(keys, *rotation)
         kernels.write_kv(keys, values, *cache, layout.slot_mapping)
-        mixed = kernels.paged_attention(query, *cache, layout, self.head_dim**-0.5)
+        scale, window, soft_cap = self.scores
+        mixed = kernels.paged_attention(query, *cache, layout, scale, window, soft_cap)
         output: torch.Tensor = self.o_proj(mixed.flatten(1))
         return output

@@ -1,20 +1,28 @@
 """Llama 2 and 3."""
 
-from multimodel_server.layers.attention import Attention
+from functools import partial
+
+from multimodel_server.layers.attention import Attention, Scores
+from multimodel_server.layers.decoder_layer import DecoderLayer
 from multimodel_server.layers.mlp import GatedMlp
-from multimodel_server.models.config import DecoderConfig
-from multimodel_server.models.decoder import Decoder, DecoderLayer
+from multimodel_server.layers.norm import RmsNorm
+from multimodel_server.models.config import decoder_config
+from multimodel_server.models.decoder import Blueprint
+from multimodel_server.models.fields import Fields
+from multimodel_server.models.rope import read_rope
 
 
-def llama(config: DecoderConfig) -> Decoder:
+def llama(fields: Fields) -> Blueprint:
     """Return a decoder of plain grouped-query attention and gated MLPs."""
+    config = decoder_config(fields)
+    rope = read_rope(fields, config)
+    bias, mlp_bias = fields.flag("attention_bias"), fields.flag("mlp_bias")
+    norm = partial(RmsNorm, eps=config.rms_norm_eps)
+    scores = Scores(config.head_dim**-0.5)
 
-    def layer() -> DecoderLayer:
-        attention = Attention(
-            config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim, bias=config.attention_bias
-        )
-        return DecoderLayer(
-            config, attention, GatedMlp(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        )
+    def layer(_: int) -> DecoderLayer:
+        attention = Attention(config.hidden_size, config.heads, rope, scores, qkv_bias=bias, output_bias=bias)
+        mlp = GatedMlp(config.hidden_size, config.intermediate_size, config.activation, bias=mlp_bias)
+        return DecoderLayer(config.hidden_size, norm, attention, mlp)
 
-    return Decoder(config, layer)
+    return Blueprint(config, norm, layer)

@@ -1,7 +1,7 @@
 """Weights from safetensors files straight into a decoder's parameters, strictly: nothing missing, nothing over."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from multimodel_api.failures import FailureReason
 from multimodel_server.errors import LoadError
-from multimodel_server.layers.linear import FusedLinear
+from multimodel_server.layers.linear import PartialWeights
 from multimodel_server.models.decoder import Decoder
 
 SINGLE_FILE = "model.safetensors"
@@ -53,37 +53,47 @@ def load_weights(decoder: Decoder, model_dir: Path, report: Report) -> None:
     Raises:
         LoadError: BadWeights, naming the file, the tensor and what is wrong with it.
     """
-    targets = checkpoint_targets(decoder)
     with ExitStack() as open_files:
-        stored = _open_checkpoint(model_dir, open_files)
-        wanted = {name: tensor for name, tensor in stored.items() if not _is_redundant(name, decoder)}
-        _check(wanted, targets, model_dir)
-        done, total = 0, sum(tensor.bytes for tensor in wanted.values())
+        stored = _by_our_names(_open_checkpoint(model_dir, open_files), decoder)
+        targets = checkpoint_targets(decoder, stored)
+        _check(stored, targets, model_dir)
+        done, total = 0, sum(tensor.bytes for tensor in stored.values())
         report(done, total)
-        for name, tensor in wanted.items():
+        for name, tensor in stored.items():
             targets[name].copy_(tensor.read())
             done += tensor.bytes
             report(done, total)
 
 
-def checkpoint_targets(decoder: Decoder) -> dict[str, torch.Tensor]:
-    """Return where each tensor of a checkpoint goes: a parameter, or its rows of a fused one."""
-    targets = {}
+def checkpoint_targets(decoder: Decoder, stored: Collection[str]) -> dict[str, torch.Tensor]:
+    """Return where each tensor of a checkpoint goes: a parameter, or a part of one that is not stored as a whole."""
+    targets: dict[str, torch.Tensor] = {}
     for module_name, module in decoder.named_modules():
         for kind, parameter in module.named_parameters(recurse=False):
-            if not isinstance(module, FusedLinear):
-                targets[_checkpoint_name(module_name, kind)] = parameter.data
-                continue
-            parent = module_name.rpartition(".")[0]
-            rows = parameter.data.split(list(module.parts.values()))
-            for part, target in zip(module.parts, rows, strict=True):
-                targets[_checkpoint_name(f"{parent}.{part}", kind)] = target
+            whole = _full_name(f"{module_name}.{kind}")
+            if isinstance(module, PartialWeights) and whole not in stored:
+                parts = module.parts(module_name, kind, parameter.data)
+                targets |= {_full_name(name): part for name, part in parts.items()}
+            else:
+                targets[whole] = parameter.data
     return targets
 
 
-def _checkpoint_name(module_name: str, kind: str) -> str:
-    prefix = "" if module_name == "lm_head" else "model."
-    return f"{prefix}{module_name}.{kind}"
+def _by_our_names(tensors: Iterable[StoredTensor], decoder: Decoder) -> dict[str, StoredTensor]:
+    """Return the tensors to read by the names that our modules give them."""
+    ours: dict[str, StoredTensor] = {}
+    for tensor in tensors:
+        name = _full_name(".".join(decoder.renamed.get(part, part) for part in tensor.name.split(".")))
+        if name in ours:
+            raise _bad_weights(tensor.path, f"holds tensor {tensor.name}, which is {ours[name].name} again")
+        if not _is_redundant(name, decoder):
+            ours[name] = tensor
+    return ours
+
+
+def _full_name(name: str) -> str:
+    """Return the name as language models have it; embedding models are stored without the leading `model.`."""
+    return name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
 
 
 def _is_redundant(name: str, decoder: Decoder) -> bool:
@@ -91,10 +101,10 @@ def _is_redundant(name: str, decoder: Decoder) -> bool:
     return name.endswith(".rotary_emb.inv_freq") or (decoder.config.tie_word_embeddings and name == "lm_head.weight")
 
 
-def _open_checkpoint(model_dir: Path, open_files: ExitStack) -> dict[str, StoredTensor]:
-    """Return every tensor of a model folder's files, by name."""
+def _open_checkpoint(model_dir: Path, open_files: ExitStack) -> list[StoredTensor]:
+    """Return every tensor of a model folder's files."""
     if (model_dir / SINGLE_FILE).exists():
-        return {tensor.name: tensor for tensor in _open_file(model_dir / SINGLE_FILE, open_files)}
+        return _open_file(model_dir / SINGLE_FILE, open_files)
     index = model_dir / INDEX_FILE
     if not index.exists():
         raise _bad_weights(model_dir, f"has neither {SINGLE_FILE} nor {INDEX_FILE}; only safetensors files are read")
@@ -105,7 +115,7 @@ def _open_checkpoint(model_dir: Path, open_files: ExitStack) -> dict[str, Stored
     for name, file_name in file_of.items():
         if name not in stored:
             raise _bad_weights(model_dir / file_name, f"lacks tensor {name}, which {INDEX_FILE} places there")
-    return stored
+    return list(stored.values())
 
 
 def _read_index(path: Path) -> dict[str, str]:
@@ -145,12 +155,13 @@ def _check(stored: Mapping[str, StoredTensor], targets: Mapping[str, torch.Tenso
     if missing := targets.keys() - stored.keys():
         raise _bad_weights(model_dir, f"no file holds {_some_of(missing)}, which config.json calls for")
     if unexpected := stored.keys() - targets.keys():
+        names = [stored[name].name for name in unexpected]
         files = {str(stored[name].path) for name in unexpected}
-        raise _bad_weights(min(files), f"holds {_some_of(unexpected)}, which config.json has no place for")
+        raise _bad_weights(min(files), f"holds {_some_of(names)}, which config.json has no place for")
     for name, tensor in stored.items():
         if tensor.shape != tuple(targets[name].shape):
             expected = list(targets[name].shape)
-            problem = f"tensor {name} has shape {list(tensor.shape)}; config.json calls for {expected}"
+            problem = f"tensor {tensor.name} has shape {list(tensor.shape)}; config.json calls for {expected}"
             raise _bad_weights(tensor.path, problem)
 
 

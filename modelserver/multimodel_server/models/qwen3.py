@@ -1,23 +1,32 @@
-"""Qwen3 (dense)."""
+"""Qwen3, dense."""
 
-from multimodel_server.layers.attention import Attention
+from functools import partial
+
+from multimodel_server.layers.attention import Attention, Scores
+from multimodel_server.layers.decoder_layer import DecoderLayer
 from multimodel_server.layers.mlp import GatedMlp
-from multimodel_server.models.config import DecoderConfig
-from multimodel_server.models.decoder import Decoder, DecoderLayer
+from multimodel_server.layers.norm import RmsNorm
+from multimodel_server.models.config import decoder_config
+from multimodel_server.models.decoder import Blueprint
+from multimodel_server.models.fields import Fields
+from multimodel_server.models.rope import read_rope
+from multimodel_server.models.windows import late_windows
 
 
-def qwen3(config: DecoderConfig) -> Decoder:
+def qwen3(fields: Fields) -> Blueprint:
     """Return a decoder whose query and key heads are normalised before they are turned."""
+    config = decoder_config(fields)
+    rope = read_rope(fields, config)
+    windows = late_windows(fields, config.num_layers)
+    bias = fields.flag("attention_bias")
+    norm = partial(RmsNorm, eps=config.rms_norm_eps)
 
-    def layer() -> DecoderLayer:
+    def layer(number: int) -> DecoderLayer:
+        scores = Scores(config.head_dim**-0.5, windows[number])
         attention = Attention(
-            config.hidden_size,
-            config.num_heads,
-            config.num_kv_heads,
-            config.head_dim,
-            bias=config.attention_bias,
-            qk_norm_eps=config.rms_norm_eps,
+            config.hidden_size, config.heads, rope, scores, qkv_bias=bias, output_bias=bias, head_norm=norm
         )
-        return DecoderLayer(config, attention, GatedMlp(config.hidden_size, config.intermediate_size))
+        mlp = GatedMlp(config.hidden_size, config.intermediate_size, config.activation)
+        return DecoderLayer(config.hidden_size, norm, attention, mlp)
 
-    return Decoder(config, layer)
+    return Blueprint(config, norm, layer)

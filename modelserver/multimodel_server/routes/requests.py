@@ -5,14 +5,13 @@ from http import HTTPStatus
 from typing import Annotated, TypeVar, cast
 
 from fastapi import Depends, Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from multimodel_api.errors import ApiError, from_validation
-from multimodel_api.openai import SamplingFields
 from multimodel_server.config import MAX_BODY_BYTES
 from multimodel_server.service import ModelService
 
-Body = TypeVar("Body", bound=SamplingFields)
+Body = TypeVar("Body", bound=BaseModel)
 
 
 async def _service(request: Request) -> ModelService:

@@ -1,9 +1,9 @@
 """Answers that end when their client does: streams of server-sent events, and waiting beside the connection."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
@@ -13,7 +13,25 @@ from multimodel_api.errors import ApiError
 
 Result = TypeVar("Result")
 
-DONE = "[DONE]"
+
+class Event(NamedTuple):
+    """One server-sent event; without a name it is a message."""
+
+    data: str
+    name: str | None = None
+
+    def encode(self) -> bytes:
+        """Return the event as it is sent."""
+        name = "" if self.name is None else f"event: {self.name}\n"
+        return f"{name}data: {self.data}\n\n".encode()
+
+
+DONE = Event("[DONE]")
+
+
+def openai_failure(error: ApiError) -> Event:
+    """Return the event that tells OpenAI's clients of an error."""
+    return Event(error.body.model_dump_json())
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
@@ -39,18 +57,26 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """Server-sent events, each the JSON text of one `data` field.
+    """Server-sent events.
 
     The status is sent with the first event, so an error before it is an ordinary error response; a later one is
-    the stream's last event.
+    the stream's last event. A stream without an error ends with `done`, if there is such an event.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[str, None]) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[Event, None],
+        *,
+        failure: Callable[[ApiError], Event] = openai_failure,
+        done: Event | None = DONE,
+    ) -> None:
         super().__init__(headers={"cache-control": "no-cache"})
         del self.headers["content-length"]
         self._events = events
+        self._failure = failure
+        self._done = done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send the events; leaves no generator open, however the stream ends."""
@@ -66,11 +92,12 @@ class EventStream(Response):
             async for event in self._events:
                 await _send_event(send, event)
         except ApiError as error:
-            await _send_event(send, error.body.model_dump_json())
+            await _send_event(send, self._failure(error))
         else:
-            await _send_event(send, DONE)
+            if self._done is not None:
+                await _send_event(send, self._done)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _send_event(send: Send, event: str) -> None:
-    await send({"type": "http.response.body", "body": f"data: {event}\n\n".encode(), "more_body": True})
+async def _send_event(send: Send, event: Event) -> None:
+    await send({"type": "http.response.body", "body": event.encode(), "more_body": True})

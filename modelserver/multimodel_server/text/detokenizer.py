@@ -11,7 +11,7 @@ _WINDOW_TOKENS = 8
 
 
 class Detokenizer(Protocol):
-    """Decodes one answer."""
+    """Decodes one answer; special tokens are no part of its text, but for those made `visible`."""
 
     def feed(self, token_ids: list[int]) -> str:
         """Return the text that these tokens complete."""
@@ -30,6 +30,10 @@ class TokenBytes:
 
     def of(self, token_id: int) -> bytes:
         """Return the token's bytes; special and unknown tokens have none."""
+        return b"" if token_id in self._special else self.named(token_id)
+
+    def named(self, token_id: int) -> bytes:
+        """Return the token's bytes, those of a special token's name too; unknown tokens have none."""
         known = self._known.get(token_id)
         if known is None:
             known = self._known[token_id] = self._spelled(token_id)
@@ -37,7 +41,7 @@ class TokenBytes:
 
     def _spelled(self, token_id: int) -> bytes:
         token = self._tokenizer.id_to_token(token_id)
-        if token is None or token_id in self._special:
+        if token is None:
             return b""
         spelled = [_BYTE_OF.get(character) for character in token]
         # An added token may hold characters outside the byte alphabet: then it is text, not spelled bytes.
@@ -47,13 +51,17 @@ class TokenBytes:
 class ByteLevelDetokenizer:
     """For byte-level BPE (Qwen, Llama 3, GPT-2): exact and linear, since the tokens' bytes only need joining."""
 
-    def __init__(self, token_bytes: TokenBytes) -> None:
+    def __init__(self, token_bytes: TokenBytes, visible: frozenset[int] = frozenset()) -> None:
         self._token_bytes = token_bytes
+        self._visible = visible
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token_ids: list[int]) -> str:
         """Return the text that these tokens complete."""
-        return self._utf8.decode(b"".join(map(self._token_bytes.of, token_ids)))
+        return self._utf8.decode(b"".join(map(self._bytes_of, token_ids)))
+
+    def _bytes_of(self, token_id: int) -> bytes:
+        return self._token_bytes.named(token_id) if token_id in self._visible else self._token_bytes.of(token_id)
 
     def flush(self) -> str:
         """Return what is left at the end of the answer."""
@@ -67,9 +75,9 @@ class WindowDetokenizer:
     which decoders read as a whole. A few tokens of context stay in the window, so that spaces between words are kept.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, visible: frozenset[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
-        self._special = special_ids(tokenizer)
+        self._special = special_ids(tokenizer) - visible
         self._context: list[int] = []
         self._pending: list[int] = []
 
@@ -102,12 +110,17 @@ class WindowDetokenizer:
         return text
 
     def _decode(self, token_ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=False)
         return text
 
 
 def _is_byte_token(token: str) -> bool:
     return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+
+
+def sentencepiece_bytes(token: str) -> bytes:
+    """Return what a token of a tokenizer in SentencePiece's manner stands for."""
+    return bytes([int(token[3:5], 16)]) if _is_byte_token(token) else token.replace("▁", " ").encode()
 
 
 def _byte_alphabet() -> dict[str, int]:

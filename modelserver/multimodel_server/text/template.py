@@ -5,9 +5,10 @@ Templates come with models from anywhere, so they run in Jinja's immutable sandb
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
@@ -15,7 +16,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from multimodel_api.openai import ChatMessage
+from multimodel_api.chat import ChatMessage, Tool, ToolCall
 from multimodel_server.text.files import bad_configuration, read_text
 from multimodel_server.text.tokenizer import TokenizerSettings
 
@@ -38,20 +39,35 @@ class ChatTemplate:
     def __init__(self, source: str, special_tokens: dict[str, str], origin: str) -> None:
         if len(source) > MAX_TEMPLATE:
             raise bad_configuration(f"{origin}: the chat template is longer than {MAX_TEMPLATE} characters.")
+        self.source = source
         self._special_tokens = special_tokens
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = environment.from_string(source)
         except TemplateSyntaxError as error:
             raise bad_configuration(f"{origin}: the chat template is wrong: line {error.lineno}: {error}.") from error
+        self._reads_parts = _reads_parts(environment.parse(source))
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[Tool] = (),
+        kwargs: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
         """Return the prompt that asks for the assistant's next message; raises `TemplateFailure`."""
-        conversation = [{"role": message.role, "content": message.text} for message in messages]
+        variables = {
+            **self._special_tokens,
+            **kwargs,
+            "messages": [self._message(message) for message in messages],
+            "tools": [tool.model_dump(exclude_unset=True) for tool in tools] or None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
         pieces, length, deadline = [], 0, time.monotonic() + RENDER_SECONDS
         try:
-            for piece in self._template.generate(
-                messages=conversation, add_generation_prompt=True, **self._special_tokens
-            ):
+            for piece in self._template.generate(variables):
                 pieces.append(piece)
                 length += len(piece)
                 if length > MAX_RENDERED or time.monotonic() > deadline:
@@ -59,6 +75,34 @@ class ChatTemplate:
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
             raise TemplateFailure(str(error)) from error
         return "".join(pieces)
+
+    def _message(self, message: ChatMessage) -> dict[str, Any]:
+        """Return a message as templates know it: parts only where they are read, arguments as an object."""
+        document = message.model_dump(exclude_unset=True, exclude={"tool_calls"})
+        if isinstance(message.content, list) and not self._reads_parts:
+            document["content"] = message.text
+        if message.tool_calls:
+            document["tool_calls"] = [_call(call) for call in message.tool_calls]
+        return document
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    try:
+        arguments = json.loads(call.function.arguments or "{}")
+    except (ValueError, RecursionError) as error:
+        raise TemplateFailure(f"The arguments of {call.function.name} ({call.id}) are no JSON: {error}.") from error
+    return {"type": "function", "id": call.id, "function": {"name": call.function.name, "arguments": arguments}}
+
+
+def _reads_parts(template: nodes.Template) -> bool:
+    """Say whether a template walks through a message's content part by part."""
+    walked = [loop.iter for loop in template.find_all(nodes.For)]
+    return any(
+        (isinstance(one, nodes.Getattr) and one.attr == "content")
+        or (isinstance(one, nodes.Getitem) and isinstance(one.arg, nodes.Const) and one.arg.value == "content")
+        or (isinstance(one, nodes.Name) and one.name == "content")
+        for one in walked
+    )
 
 
 def find_template(

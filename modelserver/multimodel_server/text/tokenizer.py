@@ -1,5 +1,6 @@
 """The model's tokenizer and the special tokens that templates and endings need."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ from multimodel_server.text.detokenizer import (
     TokenBytes,
     WindowDetokenizer,
     is_byte_level,
+    sentencepiece_bytes,
+    special_ids,
 )
 from multimodel_server.text.files import bad_configuration, read_document
 
@@ -53,9 +56,12 @@ class TextTokenizer:
     def __init__(self, tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
         self._tokenizer = tokenizer
         self.settings = settings
-        self.bos_id = self._id_of(settings.bos_token)
-        self.eos_id = self._id_of(settings.eos_token)
+        self.bos_id = self.id_of(settings.bos_token or "")
+        self.eos_id = self.id_of(settings.eos_token or "")
         self._token_bytes = TokenBytes(tokenizer) if is_byte_level(tokenizer) else None
+        self._special_ids = special_ids(tokenizer)
+        self._added_ids = {token.content: token_id for token_id, token in tokenizer.get_added_tokens_decoder().items()}
+        self.vocabulary_size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @classmethod
     def load(cls, model_dir: Path) -> "TextTokenizer":
@@ -73,20 +79,52 @@ class TextTokenizer:
 
     def encode_prompt(self, text: str) -> list[int]:
         """Return the ids of plain text, with the special tokens that the model expects around it, each once."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=True).ids
+        ids = self._encode(text, add_special_tokens=True)
         has_two = self.bos_id is not None and ids[:2] == [self.bos_id, self.bos_id]
         return ids[1:] if has_two else ids
 
     def encode_rendered(self, text: str) -> list[int]:
         """Return the ids of a rendered chat template, which wrote all special tokens itself."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._encode(text, add_special_tokens=False)
 
-    def detokenizer(self) -> Detokenizer:
-        """Return a detokeniser for one answer."""
+    def decode(self, token_ids: list[int], *, special: bool = True) -> str:
+        """Return the text of token ids, with or without the names of special tokens."""
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=not special)
+        return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return what one token stands for in a text; of special tokens the name."""
         if self._token_bytes is not None:
-            return ByteLevelDetokenizer(self._token_bytes)
-        return WindowDetokenizer(self._tokenizer)
+            return self._token_bytes.named(token_id)
+        return sentencepiece_bytes(self._tokenizer.id_to_token(token_id) or "")
 
-    def _id_of(self, token: str | None) -> int | None:
-        return None if token is None else self._tokenizer.token_to_id(token)
+    def id_of(self, token: str) -> int | None:
+        """Return the id of a token by its name."""
+        token_id: int | None = self._tokenizer.token_to_id(token)
+        return token_id
+
+    def name_of(self, token_id: int) -> str:
+        """Return a token's name in the vocabulary."""
+        name: str | None = self._tokenizer.id_to_token(token_id)
+        return name or ""
+
+    def added_id(self, token: str) -> int | None:
+        """Return the id of a token that was added to the vocabulary, special or not; None if there is no such token."""
+        return self._added_ids.get(token)
+
+    def special_among(self, tokens: Iterable[str]) -> frozenset[int]:
+        """Return the ids of those tokens that are special."""
+        ids = {self._added_ids[token] for token in tokens if token in self._added_ids}
+        return frozenset(ids & self._special_ids)
+
+    def detokenizer(self, visible: frozenset[int] = frozenset()) -> Detokenizer:
+        """Return a detokeniser for one answer; of the special tokens it writes the `visible` ones."""
+        if self._token_bytes is not None:
+            return ByteLevelDetokenizer(self._token_bytes, visible)
+        return WindowDetokenizer(self._tokenizer, visible)
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        # Unlike `encode`, the batch methods leave Python's lock to other threads.
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
+        return ids

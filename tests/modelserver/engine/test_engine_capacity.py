@@ -74,6 +74,9 @@ def test_a_device_gives_most_of_what_is_free():
         ({"block_size": 12}, "BadConfiguration", "block_size is 12; it must be one of 8, 16, 32"),
         ({"max_seqs": 0}, "BadConfiguration", "max_seqs is 0"),
         ({"max_batched_tokens": 0}, "BadConfiguration", "max_batched_tokens is 0"),
+        ({"prefix_cache_n": -1}, "BadConfiguration", "prefix_cache_n is -1"),
+        ({"cache_type": "f8e4m3"}, "BadConfiguration", "cache_type is f8e4m3, which is not served yet; use auto"),
+        ({"num_device_layers": ("0:1", "1:1")}, "BadConfiguration", "is 0:1;1:1; a model takes one device for now"),
         ({"kv_size": KvSize(memory_mb=1 << 40)}, "OutOfMemory", "give a smaller size"),
     ],
 )

@@ -41,8 +41,15 @@ def example(request):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"max_seqs": 1}, {"max_batched_tokens": 5}, {"context_len": 160, "block_size": 8}],
-    ids=["batched", "alone", "chunked", "preempted"],
+    [
+        {},
+        {"max_seqs": 1},
+        {"max_batched_tokens": 5},
+        {"context_len": 160, "block_size": 8},
+        {"paged_attention": "off"},
+        {"no_kv_cache": True},
+    ],
+    ids=["batched", "alone", "chunked", "preempted", "equal_lengths", "without_a_cache"],
 )
 def test_answers_are_transformers(example, stepped_engine, generate, settings):
     path, prompts, expected = example
@@ -51,6 +58,33 @@ def test_answers_are_transformers(example, stepped_engine, generate, settings):
     answers = engine.answer([(0, message) for message in messages])
     assert [answers[message.request_id] for message in messages] == expected
     assert (engine.scheduler.preemptions > 0) == ("context_len" in settings)
+
+
+@pytest.mark.parametrize("paged_attention", ["on", "off"])
+def test_a_prompt_found_in_the_cache_gets_the_same_answer(  # bug 16
+    example, stepped_engine, generate, paged_attention
+):
+    path, prompts, expected = example
+    engine = stepped_engine(path, block_size=8, paged_attention=paged_attention)
+    for _ in range(2):
+        for prompt, answer in zip(prompts, expected, strict=True):
+            message = generate(prompt, 5)
+            assert engine.answer([(0, message)]) == {message.request_id: answer[:5]}
+    asked, found = engine.scheduler.prefixes.lookups, engine.scheduler.prefixes.hits
+    again = sum((len(prompt) - 1) // 8 * 8 for prompt in prompts)
+    assert asked == 2 * sum(map(len, prompts))
+    assert again <= found < asked
+
+
+@pytest.mark.parametrize("cut", [1, 8, 9, 20])
+def test_an_answer_goes_on_from_a_cached_beginning(example, stepped_engine, generate, cut):
+    """A second turn finds the first one's prompt and answer, and continues as if computed from the start."""
+    path, prompts, expected = example
+    engine = stepped_engine(path, block_size=8)
+    engine.answer([(0, generate(prompts[2], COUNT))])
+    message = generate(prompts[2] + expected[2][:cut], COUNT - cut)
+    assert engine.answer([(0, message)]) == {message.request_id: expected[2][cut:]}
+    assert engine.scheduler.prefixes.hits == (len(prompts[2]) + cut - 1) // 8 * 8
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 20, "top_p": 0.9}])

@@ -9,7 +9,8 @@ from multimodel_server.config import EngineConfig, KvSize
 from multimodel_server.engine import loop
 from multimodel_server.engine.loading import load
 from multimodel_server.engine.loop import Engine
-from multimodel_server.engine.messages import Generate, Sampling, Stop, decode_from_engine, encode
+from multimodel_server.engine.messages import Generate, RequestFailed, Sampling, Step, Stop, decode_from_engine, encode
+from multimodel_server.engine.request import Request
 
 
 @pytest.fixture
@@ -33,32 +34,57 @@ def test_a_leak_is_logged_once_and_does_not_end_an_idle_engine(engine_and_pipe, 
     ]
 
 
-def test_a_fault_in_the_model_ends_the_loop(engine_and_pipe, monkeypatch):
+def everything_said(pipe):
+    said = []
+    while pipe.poll():
+        said.append(decode_from_engine(pipe.recv_bytes()))
+    return said
+
+
+def test_a_fault_ends_only_the_request_it_belongs_to(engine_and_pipe, monkeypatch):
+    engine, pipe = engine_and_pipe
+    step = engine.runner.step
+
+    def fault(batch):
+        if 13 in batch.token_ids:
+            raise ArithmeticError("broken")
+        return step(batch)
+
+    monkeypatch.setattr(engine.runner, "step", fault)
+    for name, prompt in (("good", [1, 2, 3]), ("bad", [13]), ("other", [4])):
+        engine.scheduler.add(Request.of(Generate(name, prompt, Sampling(max_tokens=2))))
+    for _ in range(2):
+        engine.turn()
+    said = everything_said(pipe)
+    failed = [message for message in said if isinstance(message, RequestFailed)]
+    assert failed == [RequestFailed("bad", "the model failed: ArithmeticError: broken")]
+    ended = {
+        tokens.request_id for step in said if isinstance(step, Step) for tokens in step.tokens if tokens.finish_reason
+    }
+    assert ended == {"good", "other"}
+    assert engine.scheduler.blocks.used == 0
+
+
+def test_fault_after_fault_ends_the_engine(engine_and_pipe, monkeypatch):
     engine, pipe = engine_and_pipe
 
     def fault(batch):
         raise ArithmeticError("broken")
 
     monkeypatch.setattr(engine.runner, "step", fault)
-    pipe.send_bytes(encode(Generate("a", [1, 2, 3], Sampling(max_tokens=3))))
+    for name in "abc":
+        pipe.send_bytes(encode(Generate(name, [1, 2, 3], Sampling(max_tokens=3))))
     with pytest.raises(ArithmeticError, match="broken"):
         engine.run()
 
 
-def test_every_step_says_that_the_loop_turns(engine_and_pipe):
+def test_a_step_is_one_message_and_only_changes_are_heartbeats(engine_and_pipe):
     engine, pipe = engine_and_pipe
-    pipe.send_bytes(encode(Generate("a", list(range(20)), Sampling(max_tokens=3))))
+    for name in ("a", "b"):
+        engine.scheduler.add(Request.of(Generate(name, [1], Sampling(max_tokens=3))))
     for _ in range(3):
-        assert engine.drain()
-        chunks = engine.scheduler.schedule()
-        engine.postprocess(chunks, engine.compute(chunks))
-        engine.heartbeat()
-    said = []
-    while pipe.poll():
-        said.append(decode_from_engine(pipe.recv_bytes()))
-    assert [type(message).__name__ for message in said] == ["Tokens", "Heartbeat"] * 3
-    assert [message.kv_blocks_used for message in said[1::2]] == [2, 2, 0]
-    assert said[4].finish_reason == "length"
+        engine.turn()
+    assert [type(message).__name__ for message in everything_said(pipe)] == ["Heartbeat", *["Step"] * 3, "Heartbeat"]
 
 
 def test_a_long_step_is_seen_to_advance_layer_by_layer(engine_and_pipe, monkeypatch):
@@ -66,7 +92,6 @@ def test_a_long_step_is_seen_to_advance_layer_by_layer(engine_and_pipe, monkeypa
     monkeypatch.setattr(loop, "HEARTBEAT_SECONDS", 0.0)
     pipe.send_bytes(encode(Generate("a", [1, 2, 3], Sampling(max_tokens=3))))
     assert engine.drain()
-    engine.compute(engine.scheduler.schedule())
+    engine.turn()
     beats = [decode_from_engine(pipe.recv_bytes()) for _ in engine.runner.layers]
     assert [beat.running for beat in beats] == [1, 1, 1]
-    assert not pipe.poll()

@@ -20,8 +20,8 @@ from multimodel_server.engine.messages import (
     Ready,
     RequestFailed,
     Sampling,
+    Step,
     Stop,
-    Tokens,
     decode_from_engine,
     encode,
 )
@@ -57,10 +57,10 @@ class EngineClient:
         texts, ended = {}, {}
         while len(ended) < count:
             message = self.receive()
-            if isinstance(message, Tokens):
-                texts.setdefault(message.request_id, []).extend(message.token_ids)
-                if message.finish_reason:
-                    ended[message.request_id] = message.finish_reason
+            for tokens in message.tokens if isinstance(message, Step) else ():
+                texts.setdefault(tokens.request_id, []).extend(tokens.token_ids)
+                if tokens.finish_reason:
+                    ended[tokens.request_id] = tokens.finish_reason
         return {name: (texts[name], reason) for name, reason in ended.items()}
 
     def end(self):
@@ -103,13 +103,16 @@ def test_a_life(start, tiny_model, prompts):
 
     engine.send(Generate("huge", prompts[5], Sampling(max_tokens=89)))
     [*_, refused] = engine.receive_until(lambda message: isinstance(message, RequestFailed))
-    assert refused == RequestFailed("huge", "prompt and max_tokens make 129 tokens; at most 128 fit")
+    assert refused == RequestFailed(
+        "huge", "prompt and max_tokens make 129 tokens; at most 128 fit: ask for at most 88", invalid=True
+    )
 
     engine.send(Generate("cancelled", prompts[1], Sampling(max_tokens=120)))
-    engine.receive_until(lambda message: isinstance(message, Tokens))
+    engine.receive_until(lambda message: isinstance(message, Step))
     engine.send(Cancel("cancelled"))
-    idle = Heartbeat(running=0, waiting=0, kv_blocks_used=0, kv_blocks_total=8, preemptions=0)
-    engine.receive_until(lambda message: message == idle)
+    *_, idle = engine.receive_until(lambda message: isinstance(message, Heartbeat) and not message.running)
+    looked_up = sum(len(prompts[index]) for index in (5, 3, 1))
+    assert idle == Heartbeat(0, 0, kv_blocks_used=0, kv_blocks_total=8, preemptions=0, prefix_lookups=looked_up)
 
     began = time.monotonic()
     assert [engine.receive(), engine.receive()] == [idle, idle]

@@ -150,3 +150,63 @@ def test_what_the_configuration_gives_anyway_may_be_stored_too(tiny_model, tmp_p
     spare = {"lm_head.weight": torch.zeros(211, 48), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(8)}
     change_tensors(tmp_path / "model.safetensors", lambda tensors: tensors.update(spare))
     assert read(tmp_path)
+
+
+@pytest.fixture
+def stored_otherwise(tiny_model, tmp_path):
+    """Save an architecture with its tensors changed, and return both decoders' parameters."""
+
+    def parameters(path):
+        decoder = load(EngineConfig(path, kv_size=KvSize(context_len=64)), lambda *_: None).runner.decoder
+        return dict(decoder.named_parameters())
+
+    def save(variant, change):
+        path = tiny_model(variant).path
+        shutil.copytree(path, tmp_path, dirs_exist_ok=True)
+        tensors = change(load_file(path / "model.safetensors"))
+        save_file(tensors, tmp_path / "model.safetensors")
+        return parameters(path), parameters(tmp_path)
+
+    return save
+
+
+@pytest.mark.parametrize("variant", ["qwen3_moe", "mixtral"])
+def test_experts_may_be_stored_stacked(variant, stored_otherwise, tiny_model):
+    stacked = tiny_model(variant).model.state_dict()
+    assert "model.layers.0.mlp.experts.gate_up_proj" in stacked
+    theirs, ours = stored_otherwise(variant, lambda _: {name: tensor.clone() for name, tensor in stacked.items()})
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+def test_fused_projections_may_be_stored_apart(stored_otherwise):
+    def apart(tensors):
+        fused = [name for name in tensors if "qkv_proj" in name]
+        assert len(fused) == 3
+        for name in fused:
+            parts = tensors.pop(name).split([48, 24, 24])
+            tensors |= {name.replace("qkv", part): rows.clone() for part, rows in zip("qkv", parts, strict=True)}
+        return tensors
+
+    theirs, ours = stored_otherwise("phi3", apart)
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+def test_embedding_models_are_stored_without_the_leading_name(stored_otherwise):
+    theirs, ours = stored_otherwise(
+        "qwen3_tied_wide_heads", lambda tensors: {name.removeprefix("model."): value for name, value in tensors.items()}
+    )
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+def test_a_tensor_under_two_names_is_refused(folder):
+    file = folder / "model.safetensors"
+    change_tensors(file, lambda tensors: tensors.update({NORM.removeprefix("model."): torch.zeros(48)}))
+    assert f"{file}: holds tensor" in refusal(folder)
+    assert "again" in refusal(folder)
+
+
+def test_a_missing_expert_is_named(tiny_model, tmp_path):
+    shutil.copytree(tiny_model("qwen3_moe").path, tmp_path, dirs_exist_ok=True)
+    name = "model.layers.2.mlp.experts.4.up_proj.weight"
+    change_tensors(tmp_path / "model.safetensors", lambda tensors: tensors.pop(name))
+    assert f"no file holds tensor {name}" in refusal(tmp_path)

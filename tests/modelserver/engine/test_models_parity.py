@@ -97,9 +97,10 @@ def test_rope_settings_of_older_files_mean_the_same(tiny_model, stepped_engine, 
     assert answer == tiny.greedy(prompts[7], COUNT)
 
 
-def test_bf16_arithmetic_agrees_on_most_tokens(tiny_model, stepped_engine, generate, prompts):
+@pytest.mark.parametrize("variant", ["qwen3_tied_wide_heads", "gemma2", "gemma3", "mixtral", "phi3"])
+def test_bf16_arithmetic_agrees_on_most_tokens(tiny_model, stepped_engine, generate, prompts, variant):
     """Rounding may flip a close decision; a mistake would flip nearly all."""
-    tiny = tiny_model("qwen3_tied_wide_heads")
+    tiny = tiny_model(variant)
     engine = stepped_engine(tiny.path, dtype="bf16")
     engine.scheduler.add(Request.of(generate(prompts[7], COUNT)))
     batch = build_batch(engine.scheduler.schedule(), engine.config.block_size, engine.runner.device)

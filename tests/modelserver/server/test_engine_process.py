@@ -24,6 +24,9 @@ class Observer:
     def heard(self, heartbeat: Heartbeat) -> None:
         self.heartbeats.append(heartbeat)
 
+    def waited(self, seconds: float) -> None:
+        pass
+
     def rebooted(self) -> None:
         self.reboots.set()
 

@@ -88,7 +88,7 @@ def test_a_templates_refusal_is_the_clients_error(server: Any) -> None:
 
 
 def test_unknown_routes_and_methods(server: Any) -> None:
-    assert refusal(server, "/v1/embeddings", {}, 404)["code"] == "unknown_url"
+    assert refusal(server, "/v1/images/generations", {}, 404)["code"] == "unknown_url"
     assert refusal(server, "/v1/models", {}, 405)["code"] == "method_not_allowed"
 
 

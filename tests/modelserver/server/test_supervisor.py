@@ -19,6 +19,7 @@ from multimodel_server.engine.messages import (
     Ready,
     RequestFailed,
     Sampling,
+    Step,
     Stop,
     ToEngine,
     Tokens,
@@ -59,7 +60,7 @@ class ScriptedEngine:
             elif self.plan == "refuses the dummy":
                 self.soon(lambda: self.receive(RequestFailed("warm-up", "no")))
             else:
-                self.soon(lambda: self.receive(Tokens("warm-up", [1], "length")))
+                self.soon(lambda: self.receive(Step([Tokens("warm-up", [1], "length")])))
         elif isinstance(message, Generate) and self.plan == "dies of work":
             self.die()
         elif isinstance(message, Stop):
@@ -104,6 +105,9 @@ class Scene:
 
     def heard(self, heartbeat: Heartbeat) -> None:
         self.heartbeats.append(heartbeat)
+
+    def waited(self, seconds: float) -> None:
+        pass
 
     def rebooted(self) -> None:
         self.reboots += 1
@@ -152,8 +156,8 @@ async def test_a_request_is_answered_and_not_cancelled(start: Start) -> None:
     answer = asking(scene)
     await scene.until(lambda: scene.engines[0].asked)
     (request_id,) = scene.engines[0].asked
-    scene.engines[0].receive(Tokens(request_id, [7]))
-    scene.engines[0].receive(Tokens(request_id, [8], "length"))
+    scene.engines[0].receive(Step([Tokens(request_id, [7])]))
+    scene.engines[0].receive(Step([Tokens(request_id, [8], "length")]))
     assert await answer == [7, 8]
     assert not [message for message in scene.engines[0].sent if isinstance(message, Cancel)]
 
@@ -166,7 +170,7 @@ async def test_a_request_that_is_left_is_cancelled(start: Start) -> None:
     with pytest.raises(asyncio.CancelledError):
         await answer
     assert scene.engines[0].sent[-1] == Cancel(scene.engines[0].asked[0])
-    scene.engines[0].receive(Tokens(scene.engines[0].asked[0], [7]))
+    scene.engines[0].receive(Step([Tokens(scene.engines[0].asked[0], [7])]))
 
 
 async def test_a_refused_request_harms_no_other(start: Start) -> None:
@@ -175,7 +179,7 @@ async def test_a_refused_request_harms_no_other(start: Start) -> None:
     await scene.until(lambda: len(scene.engines[0].asked) == 2)
     first, second = scene.engines[0].asked
     scene.engines[0].receive(RequestFailed(first, "too odd"))
-    scene.engines[0].receive(Tokens(second, [7], "stop"))
+    scene.engines[0].receive(Step([Tokens(second, [7], "stop")]))
     with pytest.raises(RequestRefusedError, match="too odd"):
         await answers[0]
     assert await answers[1] == [7]
@@ -207,13 +211,13 @@ async def test_only_requests_that_nobody_saw_go_to_the_next_engine(start: Start)
     unseen, seen = asking(scene), asking(scene)
     await scene.until(lambda: len(scene.engines[0].asked) == 2)
     first, second = scene.engines[0].asked
-    scene.engines[0].receive(Tokens(second, [7]))
+    scene.engines[0].receive(Step([Tokens(second, [7])]))
     scene.engines[0].die()
     with pytest.raises(EngineDiedError, match="was killed by SIGKILL while it answered"):
         await seen
     await scene.until(lambda: len(scene.engines) == 2 and scene.engines[1].asked)
     assert scene.engines[1].asked == [first]
-    scene.engines[1].receive(Tokens(first, [9], "stop"))
+    scene.engines[1].receive(Step([Tokens(first, [9], "stop")]))
     assert await unseen == [9]
 
 
@@ -229,7 +233,7 @@ async def test_requests_made_during_a_reboot_wait_in_order(start: Start) -> None
     scene.engines[1].receive(READY)
     await scene.until(lambda: len(scene.engines[1].asked) == 2)
     for token, request_id in enumerate(scene.engines[1].asked):
-        scene.engines[1].receive(Tokens(request_id, [token], "stop"))
+        scene.engines[1].receive(Step([Tokens(request_id, [token], "stop")]))
     assert (await early, await late) == ([0], [1])
 
 
@@ -289,7 +293,7 @@ async def test_a_silent_engine_with_work_is_killed_and_replaced(start: Start) ->
     scene = await start(heartbeat_seconds=0.05)
     answer = asking(scene)
     await scene.until(lambda: len(scene.engines) == 2 and scene.engines[1].asked)
-    scene.engines[1].receive(Tokens(scene.engines[1].asked[0], [4], "stop"))
+    scene.engines[1].receive(Step([Tokens(scene.engines[1].asked[0], [4], "stop")]))
     assert await answer == [4]
 
 

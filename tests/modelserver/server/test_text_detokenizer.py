@@ -111,3 +111,27 @@ def test_a_decoder_is_recognised_by_its_kind() -> None:
     assert is_byte_level(BYTE_LEVEL)
     assert not is_byte_level(BYTE_FALLBACK)
     assert json.loads(BYTE_FALLBACK.to_str())["decoder"]["type"] == "Sequence"
+
+
+class CountingTokenizer:
+    """Counts the tokens that are decoded."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.decoded = 0
+
+    def decode(self, ids: list[int], **options: bool) -> str:
+        self.decoded += len(ids)
+        return self.tokenizer.decode(ids, **options)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.tokenizer, name)
+
+
+@pytest.mark.parametrize("token", ["<0xE2>", "�", "b"])
+def test_the_work_grows_with_the_text_and_not_faster(token: str) -> None:
+    counting = CountingTokenizer(BYTE_FALLBACK)
+    ids = [BYTE_FALLBACK.token_to_id(token)] * 2000
+    text = "".join(pieces_of(WindowDetokenizer(counting), [[token_id] for token_id in ids]))
+    assert text == BYTE_FALLBACK.decode(ids)
+    assert counting.decoded < 40 * len(ids)

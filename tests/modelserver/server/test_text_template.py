@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from multimodel_api.chat import ChatMessage
 from multimodel_api.failures import FailureReason
-from multimodel_api.openai import ChatMessage
 from multimodel_server.errors import LoadError
 from multimodel_server.text import template as template_module
 from multimodel_server.text.model_text import load_text
@@ -37,11 +37,22 @@ def compiled(source: str) -> ChatTemplate:
 )  # fmt: skip
 def test_rendering_equals_transformers(source: str, tiny_model: Path) -> None:
     oracle = PreTrainedTokenizerFast.from_pretrained(tiny_model)
-    conversation = [message.model_dump() for message in HELLO]
+    conversation = [message.model_dump(exclude_unset=True) for message in HELLO]
     expected = oracle.apply_chat_template(
         conversation, chat_template=source, tokenize=False, add_generation_prompt=True
     )
     assert compiled(source).render(HELLO) == expected
+
+
+def test_arguments_that_are_no_json_are_refused() -> None:
+    call = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{"}}
+    message = ChatMessage.model_validate({"role": "assistant", "tool_calls": [call]})
+    with pytest.raises(TemplateFailure, match=r"arguments of f \(x\) are no JSON"):
+        compiled("{{ messages }}").render([message])
+
+
+def test_kwargs_cannot_replace_the_conversation() -> None:
+    assert compiled("{{ messages[0].role }}").render(HELLO, kwargs={"messages": [], "tools": 3}) == "system"
 
 
 def test_prompt_ids_equal_transformers_and_bos_comes_once(tiny_model: Path) -> None:
@@ -49,7 +60,7 @@ def test_prompt_ids_equal_transformers_and_bos_comes_once(tiny_model: Path) -> N
     text = load_text(tiny_model, chat_template=None, jinja_explicit=None)
     assert text.template is not None
     ids = text.tokenizer.encode_rendered(text.template.render(HELLO))
-    conversation = [message.model_dump() for message in HELLO]
+    conversation = [message.model_dump(exclude_unset=True) for message in HELLO]
     expected = oracle.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
     assert ids == expected
     assert ids.count(text.tokenizer.bos_id) == 1
@@ -62,6 +73,8 @@ def test_a_content_of_parts_is_one_text() -> None:
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
     )
     assert compiled("{{ messages[0].content }}").render([message]) == "ab"
+    walking = compiled("{% for part in messages[0]['content'] %}{{ part.text }}.{% endfor %}")
+    assert walking.render([message]) == "a.b."
 
 
 def test_the_templates_own_words_are_the_failure() -> None:

@@ -1,0 +1,27 @@
+"""Mistral."""
+
+from functools import partial
+
+from multimodel_server.layers.attention import Attention, Scores
+from multimodel_server.layers.decoder_layer import DecoderLayer
+from multimodel_server.layers.mlp import GatedMlp
+from multimodel_server.layers.norm import RmsNorm
+from multimodel_server.models.config import decoder_config
+from multimodel_server.models.decoder import Blueprint
+from multimodel_server.models.fields import Fields
+from multimodel_server.models.rope import read_rope
+
+
+def mistral(fields: Fields) -> Blueprint:
+    """Return a decoder whose tokens may see a window of the text only."""
+    config = decoder_config(fields)
+    rope = read_rope(fields, config)
+    norm = partial(RmsNorm, eps=config.rms_norm_eps)
+    scores = Scores(config.head_dim**-0.5, fields.optional_count("sliding_window", default=4096))
+
+    def layer(_: int) -> DecoderLayer:
+        attention = Attention(config.hidden_size, config.heads, rope, scores)
+        mlp = GatedMlp(config.hidden_size, config.intermediate_size, config.activation)
+        return DecoderLayer(config.hidden_size, norm, attention, mlp)
+
+    return Blueprint(config, norm, layer)
