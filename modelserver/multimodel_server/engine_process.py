@@ -117,6 +117,7 @@ def _child(config: EngineConfig, connection: Connection, parent: int, log_level:
     _die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent drains first.
     logs.configure(log_level)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads weights quicker from huge pages
     from multimodel_server.engine.loop import main  # torch: only here, never in the HTTP process
 
     main(config, connection)

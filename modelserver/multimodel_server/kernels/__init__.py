@@ -7,6 +7,7 @@ from multimodel_server.kernels.layout import PagedLayout
 from multimodel_server.kernels.reference import (
     add_rms_norm,
     gelu_mul,
+    linear,
     mix_experts,
     paged_attention,
     rms_norm,
@@ -20,6 +21,7 @@ __all__ = [
     "PagedLayout",
     "add_rms_norm",
     "gelu_mul",
+    "linear",
     "mix_experts",
     "paged_attention",
     "rms_norm",

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class PagedLayout:
     """Sequences of differing lengths, their new tokens packed one after another.
 
     Sequence `i` has `seq_lens[i]` tokens; its last `query_start_loc[i + 1] - query_start_loc[i]` ones are new. The
-    lengths come twice, so that an implementation that plans on the host need not wait for the device.
+    lengths come twice, so that an implementation that plans on the host need not wait for the device. A layout equals
+    itself alone: what is planned for one step can be kept for all layers.
     """
 
     block_tables: torch.Tensor  # [seqs, max_blocks] int32; entries past a sequence's end name the sink, block 0

@@ -1,13 +1,17 @@
 """Every kernel in plain torch: the meaning of the fast ones, and what runs where there is none."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name every torch reader knows)
 
 from multimodel_server.kernels.layout import PagedLayout
 
+WEIGHTS_ON_THE_LEFT = range(8, 64)
+"""Numbers of rows for which the CPU is quicker so."""
 QUERY_TILE = 512
 """New tokens of one sequence that attend at once; bounds the mask to `QUERY_TILE` x sequence length."""
 
@@ -17,6 +21,8 @@ def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float, *, plus_one
 
     With `plus_one` it is `1 + weight`, multiplied before the result is rounded to the element type of `hidden`.
     """
+    if hidden.dtype == torch.float32 and not plus_one:
+        return F.rms_norm(hidden, weight.shape, weight, eps)
     wide = hidden.float()
     unit = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
     if plus_one:
@@ -41,8 +47,23 @@ def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.T
     half = cos.shape[-1]
     first, second = heads[..., :half].float(), heads[..., half : 2 * half].float()
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(heads.dtype)
-    return torch.cat((turned, heads[..., 2 * half :]), dim=-1) if 2 * half < heads.shape[-1] else turned
+    turned = torch.empty_like(heads)
+    torch.addcmul(first * cos, second, sin, value=-1, out=turned[..., :half])
+    torch.addcmul(second * cos, first, sin, out=turned[..., half : 2 * half])
+    if 2 * half < heads.shape[-1]:
+        turned[..., 2 * half :] = heads[..., 2 * half :]
+    return turned
+
+
+def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Return `rows W^T (+ bias)`, [tokens, out], for [tokens, in] and [out, in].
+
+    The CPU multiplies some rows up to half as quickly again with the weights on the left (`benches/LOG.md`).
+    """
+    if rows.device.type != "cpu" or rows.dtype != torch.float32 or len(rows) not in WEIGHTS_ON_THE_LEFT:
+        return F.linear(rows, weight, bias)
+    product = (weight @ rows.T).T
+    return product.contiguous() if bias is None else product + bias
 
 
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
@@ -83,8 +104,8 @@ def mix_experts(
     for expert, mine in enumerate(torch.split(by_expert, counts)):
         if len(mine):
             tokens = mine // chosen.shape[1]
-            inner = activation(F.linear(hidden[tokens], gate_up[expert]))
-            weighted = F.linear(inner, down[expert]) * weights.flatten()[mine].unsqueeze(1)
+            inner = activation(linear(hidden[tokens], gate_up[expert]))
+            weighted = linear(inner, down[expert]) * weights.flatten()[mine].unsqueeze(1)
             output.index_add_(0, tokens, weighted.to(output.dtype))
     return output
 
@@ -116,20 +137,61 @@ def paged_attention(
     `kv_heads`. Decoding sequences and prompt chunks may be mixed in one call. A token sees the last `window`
     positions, its own included, or all; scaled products are bent into (-soft_cap, soft_cap) before the softmax.
     """
-    output = torch.empty_like(query)
     attend = partial(_attend, scale=scale, soft_cap=soft_cap)
-    for group in _decode_groups(layout, key_cache.shape[1], window):
-        tokens = layout.query_start_loc[torch.tensor(group, device=query.device)]
-        keys, values, ends = _read(key_cache, value_cache, layout, group, window)
-        output[tokens] = _decode(query[tokens], keys, values, ends, window, attend)
-    start = 0
+    plan = _plan(layout, key_cache.shape[1], window)
+    if len(plan) == 1 and plan[0].everything:
+        return _answer(plan[0], query, key_cache, value_cache, window, attend)
+    output = torch.empty_like(query)
+    for part in plan:
+        output[part.tokens] = _answer(part, query[part.tokens], key_cache, value_cache, window, attend)
+    return output
+
+
+class Part(NamedTuple):
+    """Sequences that are computed together: several that decode, or one with a chunk of its prompt."""
+
+    tokens: slice | torch.Tensor
+    """Where their new tokens stand among those of the step."""
+    everything: bool
+    """Whether those are all tokens of the step, in their order."""
+    decodes: bool
+    tables: torch.Tensor  # [seqs, blocks]: the blocks that new tokens see
+    ends: list[int]
+    """Where each text ends, counted from the first block that is seen."""
+
+
+@lru_cache(maxsize=4)
+def _plan(layout: PagedLayout, block_size: int, window: int | None) -> list[Part]:
+    """Return the parts of a step, which all layers with the same window share."""
+    groups = _decode_groups(layout, block_size, window)
+    starts = list(accumulate(layout.host_query_lens, initial=0))
+    plan = []
+    for group in groups:
+        everything = len(group) == starts[-1]
+        tokens = torch.tensor([starts[sequence] for sequence in group], device=layout.slot_mapping.device)
+        plan.append(Part(tokens, everything, True, *_seen_blocks(layout, group, block_size, window)))
     for sequence, length in enumerate(layout.host_query_lens):
         if length > 1:
-            chunk = slice(start, start + length)
-            keys, values, [end] = _read(key_cache, value_cache, layout, [sequence], window)
-            output[chunk] = _prefill(query[chunk], keys, values, end, window, attend)
-        start += length
-    return output
+            chunk = slice(starts[sequence], starts[sequence] + length)
+            everything = length == starts[-1]
+            plan.append(Part(chunk, everything, False, *_seen_blocks(layout, [sequence], block_size, window)))
+    return plan
+
+
+def _answer(
+    part: Part,
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    window: int | None,
+    attend: "Attend",
+) -> torch.Tensor:
+    """Attend with a part's new tokens."""
+    longest = max(part.ends)
+    keys, values = _texts(key_cache, part.tables, longest), _texts(value_cache, part.tables, longest)
+    if part.decodes:
+        return _decode(query, keys, values, part.ends, window, attend)
+    return _prefill(query, keys, values, longest, window, attend)
 
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -171,21 +233,20 @@ def _decode_groups(layout: PagedLayout, block_size: int, window: int | None) -> 
     return list(groups.values())
 
 
-def _read(
-    key_cache: torch.Tensor, value_cache: torch.Tensor, layout: PagedLayout, group: list[int], window: int | None
-) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Return the texts that a group's new tokens see, [seqs, kv_heads, positions, head_dim], and where each ends.
+def _seen_blocks(
+    layout: PagedLayout, group: list[int], block_size: int, window: int | None
+) -> tuple[torch.Tensor, list[int]]:
+    """Return the blocks that a group's new tokens see, [seqs, blocks], and where each text ends.
 
     A text begins with the first block that is seen; its end is counted from there.
     """
-    block_size, device = key_cache.shape[1], key_cache.device
+    device = layout.block_tables.device
     firsts = [_first_block(layout, sequence, block_size, window) for sequence in group]
     ends = [layout.host_seq_lens[sequence] - first * block_size for sequence, first in zip(group, firsts, strict=True)]
     columns = torch.arange(_blocks(max(ends), block_size), device=device)
     columns = columns + torch.tensor(firsts, device=device).unsqueeze(1)
     rows = layout.block_tables[torch.tensor(group, device=device)]
-    tables = rows.gather(1, columns.clamp(max=rows.shape[1] - 1))
-    return _texts(key_cache, tables, max(ends)), _texts(value_cache, tables, max(ends)), ends
+    return rows.gather(1, columns.clamp(max=rows.shape[1] - 1)), ends
 
 
 def _texts(cache: torch.Tensor, tables: torch.Tensor, length: int) -> torch.Tensor:

@@ -70,5 +70,5 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return [rows, vocab_size] float32 for hidden states [rows, hidden_size]."""
-        logits = nn.functional.linear(hidden, self.lm_head.weight).float()
+        logits = kernels.linear(hidden, self.lm_head.weight).float()
         return logits if self.logit_soft_cap is None else kernels.soft_capped(logits, self.logit_soft_cap)
