@@ -54,16 +54,13 @@ class Findings:
 
     done: Counter[str] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
-    memory: list[tuple[float, int]] = field(default_factory=list)
+    memory: list[tuple[int, int]] = field(default_factory=list)
 
-    def megabytes_per_hour(self) -> float:
-        """Return the slope of the memory over the second half of the run, by least squares."""
-        half = self.memory[len(self.memory) // 2 :]
-        seconds = [when for when, _ in half]
-        middle, mean = sum(seconds) / len(half), sum(size for _, size in half) / len(half)
-        spread = sum((when - middle) ** 2 for when in seconds)
-        slope = sum((when - middle) * (size - mean) for when, size in half) / spread if spread else 0.0
-        return slope * 3600 / 1e6
+    def megabytes_by_quarter(self, which: int) -> list[float]:
+        """Return the mean memory of the HTTP process (0) or the engine (1) in each quarter of the run."""
+        quarter = max(1, len(self.memory) // 4)
+        parts = [self.memory[first : first + quarter] for first in range(0, 4 * quarter, quarter)]
+        return [round(sum(sizes[which] for sizes in part) / max(1, len(part)) / 1e6, 1) for part in parts]
 
 
 @contextmanager
@@ -180,12 +177,14 @@ async def customer(url: str, until: float, findings: Findings) -> None:
 
 
 def private_memory(process: psutil.Process) -> int:
-    """Return the bytes of anonymous memory, swapped or not, of a process and its children (Linux)."""
-    total = 0
-    for each in (process, *process.children(recursive=True)):
-        status = Path(f"/proc/{each.pid}/status").read_text()
-        total += sum(1024 * int(value) for value in re.findall(r"(?:RssAnon|VmSwap):\s+(\d+) kB", status))
-    return total
+    """Return the bytes of anonymous memory, swapped or not, of a process (Linux)."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return sum(1024 * int(value) for value in re.findall(r"(?:RssAnon|VmSwap):\s+(\d+) kB", status))
+
+
+def memory_of_both(server: psutil.Process) -> tuple[int, int]:
+    """Return the memory of the HTTP process, and of its child that is the engine."""
+    return private_memory(server), max(map(private_memory, server.children(recursive=True)), default=0)
 
 
 async def used_blocks(client: httpx.AsyncClient) -> tuple[int, int]:
@@ -205,7 +204,7 @@ async def soak(url: str, process: psutil.Process, seconds: float) -> tuple[Findi
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("soaking", total=seconds)
         while (passed := time.monotonic() - began) < seconds:
-            findings.memory.append((passed, private_memory(process)))
+            findings.memory.append(memory_of_both(process))
             progress.update(bar, completed=passed)
             await asyncio.sleep(SAMPLE_SECONDS)
     await asyncio.gather(*customers)
@@ -243,8 +242,8 @@ def main() -> None:
         "lost": len(findings.lost),
         "blocks_held": blocks,
         "requests_held": requests,
-        "memory_mb": round(findings.memory[-1][1] / 1e6),
-        "memory_mb_per_hour": round(findings.megabytes_per_hour(), 1),
+        "http_mb_by_quarter": findings.megabytes_by_quarter(0),
+        "engine_mb_by_quarter": findings.megabytes_by_quarter(1),
     }
     print(json.dumps(result))
     if findings.lost or blocks or requests:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from multimodel_api.failures import FailureReason
+from multimodel_server import kernels
 from multimodel_server.config import DtypeName, EngineConfig, KvSize
 from multimodel_server.engine import host
 from multimodel_server.engine.capacity import MIB, CacheShape, cache_blocks, default_size
@@ -105,6 +106,8 @@ def _empty_decoder(blueprint: Blueprint, device: torch.device, dtype: torch.dtyp
     try:
         with _out_of_memory_named("the weights"), device:
             decoder = Decoder(blueprint)
+            stored = DTYPES.get(blueprint.config.dtype, dtype)
+            decoder.hold_matrices(kernels.held_dtype(stored, dtype, device))
     finally:
         torch.set_default_dtype(previous)
     needed = sum(parameter.nbytes for parameter in decoder.parameters())

@@ -52,6 +52,12 @@ class Decoder(nn.Module):
         self.ropes = tuple(rope for rope in ropes if rope is not None)
         self.limit_context(config.max_position_embeddings)
 
+    def hold_matrices(self, dtype: torch.dtype) -> None:
+        """Make room for the weights of products and of the embedding in another type than that of the computation."""
+        for module in self.modules():
+            if isinstance(module, Linear | Embedding):
+                module.weight.data = torch.empty_like(module.weight, dtype=dtype)
+
     def limit_context(self, tokens: int) -> None:
         """Tell how long texts may become, which some models' positions depend on."""
         device = self.embed_tokens.weight.device

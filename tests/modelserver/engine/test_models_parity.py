@@ -7,6 +7,7 @@ import torch
 
 from multimodel_server.engine.batch import build_batch
 from multimodel_server.engine.request import Request
+from multimodel_server.kernels import native
 
 COUNT = 12
 
@@ -76,12 +77,18 @@ def test_sharded_weights_answer_the_same(tiny_model, stepped_engine, generate, p
     assert answer == tiny.greedy(prompts[5], COUNT)
 
 
-def test_bf16_weights_are_read_into_float32(tiny_model, stepped_engine, generate, prompts, tmp_path):
+@pytest.mark.parametrize(("has_native_code", "held"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bf16_weights_are_computed_with_in_float32(
+    tiny_model, stepped_engine, generate, prompts, tmp_path, monkeypatch, has_native_code, held
+):
+    if not has_native_code:
+        monkeypatch.setattr(native, "library", lambda: None)
     tiny = tiny_model("llama_untied_scaled_rope")
     rounded = type(tiny.model).from_pretrained(tiny.path, dtype=torch.bfloat16)
     rounded.save_pretrained(tmp_path)
     engine = stepped_engine(tmp_path)
-    assert {parameter.dtype for parameter in engine.runner.decoder.parameters()} == {torch.float32}
+    parameters = engine.runner.decoder.parameters()
+    assert {parameter.dtype for parameter in parameters if parameter.ndim > 1} == {held}
     [answer] = _answers(engine, [generate(prompts[5], COUNT)])
     assert answer == type(tiny)(tmp_path, rounded.float()).greedy(prompts[5], COUNT)
 
