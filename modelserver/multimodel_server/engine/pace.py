@@ -3,7 +3,7 @@
 Pure: it is told how long steps took, and never looks at a clock.
 """
 
-SLOWDOWN = 2.5
+SLOWDOWN = 2.2
 """How much longer than without prompts a step may take: the time between two tokens of a running answer."""
 LEAST = 16
 """A prompt advances by as much in every step, whatever it costs."""

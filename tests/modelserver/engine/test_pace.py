@@ -39,7 +39,7 @@ def test_a_prompt_always_advances():
 
 def test_it_follows_a_machine_that_changes():
     pace = Pace(first_allowance=64)
-    observe(pace, 0.2, 0.01)
+    observe(pace, 0.2, 0.001)
     before = pace.allowance
-    observe(pace, 0.2, 0.02)
+    observe(pace, 0.2, 0.002)
     assert pace.allowance == pytest.approx(before / 2, rel=0.1)
