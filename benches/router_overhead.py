@@ -8,24 +8,16 @@ import argparse
 import asyncio
 import json
 import os
-import signal
-import socket
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import psutil
+from processes import ROOT, started
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parent.parent
 STREAMS = (1, 8, 32)
-START_SECONDS = 120.0
 BODY = {
     "model": "math",
     "stream": True,
@@ -34,34 +26,9 @@ BODY = {
 }
 
 
-@contextmanager
-def router() -> Iterator[str]:
-    """Run the quickstart's models behind a router; yields its URL once `math` is loaded."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    manifest = ROOT / "examples" / "quickstart.yaml"
-    command = ["-m", "multimodel_router", "--fleet=processes", f"--manifest={manifest}", f"--port={port}"]
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}/v1"
-    try:
-        wait_until_loaded(url)
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-
-
-def wait_until_loaded(url: str) -> None:
-    """Return when `math` answers; raises SystemExit when it does not within the time a load may take."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/models/math").json().get("status") == "loaded":
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise SystemExit(f"the model 'math' was not loaded within {START_SECONDS:.0f} s")
+def is_loaded(url: str) -> bool:
+    """Tell whether `math` answers."""
+    return bool(httpx.get(f"{url}/v1/models/math").json().get("status") == "loaded")
 
 
 def server_url() -> str:
@@ -107,7 +74,10 @@ def main() -> None:
     chosen = parser.parse_args()
     table = Table("streams", "way", "first chunk ms", "end ms", title="math, streamed: medians")
     result = {}
-    with router() as url:
+    manifest = ROOT / "examples" / "quickstart.yaml"
+    arguments = ("--fleet=processes", f"--manifest={manifest}")
+    with started("multimodel_router", *arguments, is_ready=is_loaded) as (router, _):
+        url = f"{router}/v1"
         urls = {"direct": server_url(), "router": url}
         for streams in STREAMS:
             medians = asyncio.run(measure(urls, streams, chosen.rounds))

@@ -11,27 +11,23 @@ import asyncio
 import json
 import random
 import re
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import psutil
+from processes import ROOT, started
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-MODEL = Path(__file__).parent.parent / "examples" / "models" / "abacus"
+MODEL = ROOT / "examples" / "models" / "abacus"
 CLIENTS = 12
 SAMPLE_SECONDS = 2.0
-START_SECONDS = 120.0
 SETTLE_SECONDS = 30.0
 ANSWER = "30 + 12 = 42"
 QUESTION = {"messages": [{"role": "user", "content": "What is 17 + 25?"}]}
@@ -63,33 +59,9 @@ class Findings:
         return [round(sum(sizes[which] for sizes in part) / max(1, len(part)) / 1e6, 1) for part in parts]
 
 
-@contextmanager
-def server() -> Iterator[tuple[str, psutil.Process]]:
-    """Run a model server; yields its URL and its process once it is ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "multimodel_server", f"--model={MODEL}", f"--port={port}", "--pa-context-len=8192"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_ready(url)
-        yield url, psutil.Process(process.pid)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-
-
-def wait_until_ready(url: str) -> None:
-    """Return when the server is ready; raises SystemExit when it is not within the time a load may take."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/health/ready").status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise SystemExit(f"the server was not ready within {START_SECONDS:.0f} s")
+def is_ready(url: str) -> bool:
+    """Tell whether the model server answers requests."""
+    return httpx.get(f"{url}/health/ready").status_code == httpx.codes.OK
 
 
 async def chat(client: httpx.AsyncClient) -> None:
@@ -228,7 +200,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0, help="how long (default: %(default)s)")
     chosen = parser.parse_args()
     random.seed(0)
-    with server() as (url, process):
+    arguments = (f"--model={MODEL}", "--pa-context-len=8192")
+    with started("multimodel_server", *arguments, is_ready=is_ready) as (url, process):
         findings, blocks, requests = asyncio.run(soak(url, process, chosen.seconds))
     table = Table("request", "sent", title=f"{chosen.seconds:.0f} s, {CLIENTS} clients")
     for name, count in sorted(findings.done.items()):

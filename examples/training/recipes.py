@@ -53,6 +53,14 @@ class Recipe:
         )
 
 
+SIZES = {
+    "hidden_size": 192,
+    "num_hidden_layers": 4,
+    "intermediate_size": 384,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 32,
+}
 ABACUS = Recipe(
     name="abacus",
     curriculum=abacus.CURRICULUM,
@@ -61,15 +69,7 @@ ABACUS = Recipe(
     vocabulary=640,
     configuration=Qwen3Config,
     architecture=Qwen3ForCausalLM,
-    shape={
-        "hidden_size": 192,
-        "num_hidden_layers": 4,
-        "intermediate_size": 384,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 3,
-        "head_dim": 32,
-        "tie_word_embeddings": True,
-    },
+    shape={**SIZES, "tie_word_embeddings": True},
     steps=800,
 )
 SCRIBE = Recipe(
@@ -81,12 +81,7 @@ SCRIBE = Recipe(
     configuration=LlamaConfig,
     architecture=LlamaForCausalLM,
     shape={
-        "hidden_size": 192,
-        "num_hidden_layers": 4,
-        "intermediate_size": 384,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 3,
-        "head_dim": 32,
+        **SIZES,
         "tie_word_embeddings": False,
         "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
     },

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -27,7 +28,7 @@ def build_batch(chunks: Sequence[Chunk], block_size: int, device: torch.device) 
     """Return the tensors of a step on `device`."""
     token_ids = [token for chunk in chunks for token in chunk.request.token_ids[chunk.start : chunk.end]]
     positions = [position for chunk in chunks for position in range(chunk.start, chunk.end)]
-    ends = _running_sum([chunk.end - chunk.start for chunk in chunks])
+    ends = list(accumulate((chunk.end - chunk.start for chunk in chunks), initial=0))
     rows = [end - 1 for chunk, end in zip(chunks, ends[1:], strict=True) if chunk.samples]
     return Batch(
         token_ids=torch.tensor(token_ids, device=device),
@@ -57,10 +58,3 @@ def _layout(chunks: Sequence[Chunk], ends: list[int], block_size: int, device: t
         host_query_lens=tuple(chunk.end - chunk.start for chunk in chunks),
         host_seq_lens=tuple(seq_lens),
     )
-
-
-def _running_sum(counts: list[int]) -> list[int]:
-    sums = [0]
-    for count in counts:
-        sums.append(sums[-1] + count)
-    return sums

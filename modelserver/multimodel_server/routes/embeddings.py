@@ -30,9 +30,9 @@ async def create_embeddings(request: Request, service: Service) -> Response:
     service.require_model(body.model)
     inputs = await asyncio.to_thread(_inputs, model, body)
     vectors = await until_disconnect(request.receive, _embedded(model.supervisor, inputs))
-    service.metrics.prompt_tokens.inc(sum(map(len, inputs)))
-    written = _in_base64 if body.encoding_format == "base64" else list[float]
     count = sum(map(len, inputs))
+    service.metrics.prompt_tokens.inc(count)
+    written = _in_base64 if body.encoding_format == "base64" else list[float]
     embeddings = EmbeddingList(
         data=[Embedding(index=index, embedding=written(vector)) for index, vector in enumerate(vectors)],
         model=service.config.api_id,
