@@ -10,6 +10,7 @@ import msgspec
 
 from multimodel_api.errors import ApiError, invalid_request, server_error
 from multimodel_api.openai import FinishReason
+from multimodel_api.resume import FIELD
 from multimodel_server.engine.messages import Sampling, TokenLogprobs, Tokens
 from multimodel_server.errors import EngineDiedError, EngineGoneError, GenerationError, RequestRefusedError
 from multimodel_server.metrics import Metrics
@@ -18,8 +19,17 @@ from multimodel_server.text.parts import Content, Part
 from multimodel_server.text.reply import ReplyReader
 
 CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+TOKEN_IDS = f"{FIELD}.token_ids"
 
 _SEEDS = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The part of an answer that another server made."""
+
+    token_ids: list[int]
+    cached_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +38,15 @@ class AnswerPlan:
 
     prompt_ids: list[int]
     sampling: Sampling
-    new_reader: Callable[[], ReplyReader]
+    new_reader: Callable[[str], ReplyReader]
+    """Makes the reader of an answer from the answer's name."""
     visible_tokens: frozenset[int] = frozenset()
     """Special tokens that the reader needs to see in the text."""
     priority: int = 0
     cache_salt: str = ""
     prompt_logprobs: int | None = None
+    beginning: Beginning | None = None
+    """With one, there is but one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +54,15 @@ class Piece:
     """What an answer grows by; the last piece says why it ends."""
 
     parts: list[Part]
+    token_ids: list[int]
+    """The tokens that were read since the piece before."""
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     """Those of the tokens that are in the text, where asked for."""
     stopped_by: str | None = None
     """The stop string that ended the answer."""
+    withholds: bool = False
+    """Whether log-probabilities of tokens that were read are still to come: they could not be told again."""
 
     @property
     def text(self) -> str:
@@ -54,49 +71,100 @@ class Piece:
 
 
 class Answer:
-    """An answer to a plan; iterate `pieces` once."""
+    """An answer to a plan; iterate `pieces` once, after `replay` if the plan has a beginning."""
 
-    def __init__(self, model: LoadedModel, metrics: Metrics, plan: AnswerPlan, index: int = 0) -> None:
-        """`index` counts the answers of one plan: each is drawn by a seed of its own."""
+    def __init__(self, model: LoadedModel, metrics: Metrics, plan: AnswerPlan, name: str, index: int = 0) -> None:
+        """`index` counts the answers of one plan: each is drawn by a seed of its own, and `name` tells them apart."""
         self._supervisor = model.supervisor
         self._metrics = metrics
         self._plan = plan
-        self._sampling = msgspec.structs.replace(plan.sampling, seed=_nth_seed(plan.sampling.seed, index))
+        self.sampling = msgspec.structs.replace(plan.sampling, seed=_nth_seed(plan.sampling.seed, index))
         self._detokenizer = model.text.tokenizer.detokenizer(plan.visible_tokens)
-        self._reader = plan.new_reader()
+        self._reader = plan.new_reader(name)
         self._logprobs = _HeldLogprobs()
-        self._last_token = time.monotonic()
+        self._unsaid: list[int] = []
+        self._last: Piece | None = None
+        self._last_token: float | None = None
+        self._begun = time.monotonic()
         self.completion_tokens = 0
         self.reasoning_tokens = 0
-        self.cached_tokens = 0
+        self.cached_tokens = 0 if plan.beginning is None else plan.beginning.cached_tokens
         self.prompt_logprobs: list[TokenLogprobs] = []
+
+    def replay(self) -> list[Piece]:
+        """Read the beginning that the plan has; return its pieces, all of which were seen. Raises the 400.
+
+        If the beginning is a whole answer, its last piece is not among them: it goes out with the answer's end.
+        """
+        token_ids = [] if self._plan.beginning is None else self._plan.beginning.token_ids
+        if token_ids:  # Then the prompt was told of.
+            self.prompt_logprobs = [TokenLogprobs(token_id, 0.0) for token_id in self._plan.prompt_ids[1:]]
+        pieces = []
+        for place, token_id in enumerate(token_ids, start=1):
+            piece = self._next(self._told(token_id, is_last=place == self.sampling.max_tokens))
+            if piece is not None and piece.finish_reason is None:
+                pieces.append(piece)
+            elif piece is not None:
+                self._last = piece
+                break
+        untold = self._logprobs.withholds if self._last is None else bool(self._last.logprobs)
+        if self.completion_tokens < len(token_ids) or untold:
+            raise invalid_request(
+                f"{TOKEN_IDS}: the answer cannot go on after {len(token_ids)} such tokens; send those of its markers.",
+                param=TOKEN_IDS,
+            )
+        self._unsaid = []
+        return pieces
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Yield the answer as it comes; leaving early cancels the request. Raises `ApiError`."""
         plan = self._plan
         self._metrics.prompt_tokens.inc(len(plan.prompt_ids))
         reason = "cancelled"
+        if self._last is not None:
+            self._metrics.completed(self._last.finish_reason or reason)
+            yield self._last
+            return
         try:
             with self._supervisor.generation(
                 plan.prompt_ids,
-                self._sampling,
+                self.sampling,
                 priority=plan.priority,
                 cache_salt=plan.cache_salt,
-                prompt_logprobs=plan.prompt_logprobs,
+                prompt_logprobs=None if self.completion_tokens else plan.prompt_logprobs,
+                output_ids=[] if plan.beginning is None else plan.beginning.token_ids,
             ) as generation:
                 async for tokens in generation.tokens():
                     self._measure(tokens)
-                    piece = self._piece(tokens)
+                    piece = self._next(tokens)
+                    if piece is None:
+                        continue
                     reason = piece.finish_reason or reason
-                    if piece.parts or piece.logprobs or piece.finish_reason:
-                        yield piece
+                    yield piece
                     if piece.finish_reason:
                         return
         except GenerationError as error:
             reason = "error"
-            raise explained(error) from error
+            raise explained(error, param=TOKEN_IDS if plan.beginning is not None else None) from error
         finally:
             self._metrics.completed(reason)
+
+    def _told(self, token_id: int, *, is_last: bool) -> Tokens:
+        """Return a token of the beginning as the engine tells of one; nobody sees its log-probability again."""
+        logprobs = None if self.sampling.logprobs is None else [TokenLogprobs(token_id, 0.0)]
+        return Tokens("", [token_id], "length" if is_last else None, logprobs)
+
+    def _next(self, tokens: Tokens) -> Piece | None:
+        """Return what the answer grows by, if it does."""
+        count = len(tokens.token_ids)
+        self.completion_tokens += count
+        self.reasoning_tokens += count if self._reader.is_thinking else 0
+        self._unsaid += tokens.token_ids
+        piece = self._piece(tokens)
+        if not (piece.parts or piece.logprobs or piece.finish_reason):
+            return None
+        self._unsaid = []
+        return piece
 
     def _piece(self, tokens: Tokens) -> Piece:
         parts = self._read(tokens)
@@ -107,9 +175,11 @@ class Answer:
             parts += self._reader.flush()
         return Piece(
             parts,
+            self._unsaid,
             self._finish_reason(tokens.finish_reason),
             self._logprobs.take(self._reader.withheld),
             self._reader.stopped_by,
+            self._logprobs.withholds,
         )
 
     def _read(self, tokens: Tokens) -> list[Part]:
@@ -129,20 +199,19 @@ class Answer:
         return "tool_calls" if reason == "stop" and self._reader.has_called else reason
 
     def _measure(self, tokens: Tokens) -> None:
-        self.cached_tokens = self.cached_tokens or tokens.cached_tokens
+        if self._plan.beginning is None:
+            self.cached_tokens = self.cached_tokens or tokens.cached_tokens
         if tokens.prompt_logprobs is not None:
             self.prompt_logprobs = tokens.prompt_logprobs
         count = len(tokens.token_ids)
         if not count:
             return
         now = time.monotonic()
-        elapsed, self._last_token = now - self._last_token, now
-        if not self.completion_tokens:
-            self._metrics.first_token_seconds.observe(elapsed)
+        if self._last_token is None:
+            self._metrics.first_token_seconds.observe(now - self._begun)
         else:
-            self._metrics.between_tokens_seconds.observe(elapsed / count)
-        self.completion_tokens += count
-        self.reasoning_tokens += count if self._reader.is_thinking else 0
+            self._metrics.between_tokens_seconds.observe((now - self._last_token) / count)
+        self._last_token = now
         self._metrics.generated_tokens.inc(count)
 
 
@@ -152,6 +221,11 @@ class _HeldLogprobs:
     def __init__(self) -> None:
         self._held: deque[tuple[int, TokenLogprobs]] = deque()
         self._length = 0
+
+    @property
+    def withholds(self) -> bool:
+        """Whether any token is held back."""
+        return bool(self._held)
 
     def add(self, token: TokenLogprobs, length: int) -> None:
         """Take a token that adds `length` characters to the text."""
@@ -171,11 +245,11 @@ def _nth_seed(seed: int, index: int) -> int:
     return (seed + index + _SEEDS) % (2 * _SEEDS) - _SEEDS
 
 
-def explained(error: GenerationError) -> ApiError:
-    """Return what a client is told of a request that failed in the engine."""
+def explained(error: GenerationError, param: str | None = None) -> ApiError:
+    """Return what a client is told of a request that failed in the engine; if it was wrong, `param` was."""
     if isinstance(error, EngineGoneError):
         return server_error(str(error), status=HTTPStatus.SERVICE_UNAVAILABLE, code="engine_unavailable")
     if isinstance(error, RequestRefusedError) and error.invalid:
-        return invalid_request(str(error))
+        return invalid_request(str(error), param=param)
     code = "engine_crashed" if isinstance(error, EngineDiedError) else "engine_error"
     return server_error(str(error), code=code)

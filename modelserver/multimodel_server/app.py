@@ -6,10 +6,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multimodel_api.anthropic import is_messages_path, messages_error
 from multimodel_api.errors import ApiError, server_error
+from multimodel_api.readiness import MODEL_HEADER, model_header
 from multimodel_server.routes import chat, completions, embeddings, health, messages, models, openapi, responses, tokens
 from multimodel_server.service import RETRY_SECONDS, ModelService
 
@@ -33,21 +34,28 @@ def create_app(service: ModelService) -> FastAPI:
 
 
 class WorkGate:
-    """Counts the requests under way, and lets no more in while the server drains."""
+    """Counts the requests under way, lets no more in while the server drains, and says on answers which model it is."""
 
     def __init__(self, app: ASGIApp, service: ModelService) -> None:
         self._app = app
         self._service = service
+        self._header = (MODEL_HEADER.encode(), model_header(service.config.api_id).encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
+
+        async def signed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], self._header]
+            await send(message)
+
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
         elif self._service.draining:
-            await _answer(scope["path"], _shutting_down(), {"connection": "close"})(scope, receive, send)
+            await _answer(scope["path"], _shutting_down(), {"connection": "close"})(scope, receive, signed)
         else:
             with self._service.in_flight():
-                await self._app(scope, receive, send)
+                await self._app(scope, receive, signed)
 
 
 def _shutting_down() -> ApiError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from multimodel_api.errors import ApiError, load_failed, model_not_found
 from multimodel_api.failures import FailureReason, LoadFailure
 from multimodel_api.names import DEFAULT_MODEL_ID
 from multimodel_api.progress import LoadPhase
+from multimodel_api.readiness import Readiness
 from multimodel_api.state import ModelState
 from multimodel_server import hub
 from multimodel_server.config import ServerConfig
@@ -52,6 +54,8 @@ class ModelService:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.created = int(time.time())
+        self.boot = secrets.token_hex(8)
+        """Tells this process from others that served, or will serve, at its address."""
         self.metrics = Metrics(config.api_id)
         self.metrics.requests_capacity.set(config.max_seqs)
         self.progress = LoadClock(time.monotonic)
@@ -117,6 +121,13 @@ class ModelService:
     def is_ready(self) -> bool:
         """Whether requests sent now are answered at once."""
         return not self.draining and self.progress.phase is LoadPhase.READY
+
+    @property
+    def readiness(self) -> Readiness:
+        """How far the load is, and which server this is."""
+        return Readiness(
+            **dict(self.progress.snapshot()), model=self.config.api_id, canonical_id=self.config.model, boot=self.boot
+        )
 
     @property
     def is_live(self) -> bool:

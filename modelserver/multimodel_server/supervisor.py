@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -169,9 +169,10 @@ class Supervisor:
         priority: int = 0,
         cache_salt: str = "",
         prompt_logprobs: int | None = None,
+        output_ids: Sequence[int] = (),
     ) -> Iterator[Generation]:
         """Submit a request, and cancel it if it is left before its end; the arguments are those of `Generate`."""
-        request = Generate(_new_id(), prompt_ids, sampling, priority, cache_salt, prompt_logprobs)
+        request = Generate(_new_id(), prompt_ids, sampling, priority, cache_salt, prompt_logprobs, list(output_ids))
         with self._submitted(Generation(request)) as generation:
             yield generation
 

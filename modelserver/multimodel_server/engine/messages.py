@@ -57,6 +57,8 @@ class Generate(msgspec.Struct, frozen=True, tag=True):
     """Only requests with the same salt share cached prefixes."""
     prompt_logprobs: int | None = None
     """As `Sampling.logprobs`, for the prompt's tokens; such a request finds no cached prefix."""
+    output_ids: list[int] = []
+    """The answer's first tokens, where they are known already; `Tokens` tell only of those that follow."""
 
 
 class Embed(msgspec.Struct, frozen=True, tag=True):

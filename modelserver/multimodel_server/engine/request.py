@@ -57,7 +57,7 @@ class Request:
             return cls(request_id, token_ids, len(token_ids), Sampling(max_tokens=0), pools=True)
         return cls(
             request_id,
-            token_ids,
+            token_ids + message.output_ids,
             len(token_ids),
             message.sampling,
             priority=message.priority,

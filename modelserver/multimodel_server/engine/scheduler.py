@@ -91,12 +91,14 @@ class Scheduler(ABC):
             return "the prompt is empty; it needs at least one token"
         if max_tokens < 1 and not request.pools:
             return f"max_tokens is {max_tokens}; it must be at least 1"
+        if request.generated and request.generated >= max_tokens:
+            return f"the answer has {request.generated} tokens already; max_tokens is {max_tokens}"
         if request.total > limit:
             room = limit - request.prompt_length
             advice = f"ask for at most {room}" if room > 0 else f"shorten the prompt of {request.prompt_length}"
             return f"prompt and max_tokens make {request.total} tokens; at most {limit} fit: {advice}"
         if not 0 <= min(request.token_ids) <= max(request.token_ids) < self.limits.vocab_size:
-            return f"the prompt has token ids outside 0..{self.limits.vocab_size - 1}, the model's vocabulary"
+            return f"there are token ids outside 0..{self.limits.vocab_size - 1}, the model's vocabulary"
         if any(other.request_id == request.request_id for other in (*self.running, *self.waiting)):
             return f"request id {request.request_id} is already in use"
         return None

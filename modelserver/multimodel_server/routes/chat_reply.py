@@ -1,10 +1,6 @@
 """Writes answers as a chat completion, whole or in chunks."""
 
 import json
-import secrets
-import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 from multimodel_api.chat import (
@@ -12,13 +8,15 @@ from multimodel_api.chat import (
     ChatChoice,
     ChatCompletion,
     ChatCompletionChunk,
+    ChatCompletionRequest,
     FunctionCall,
     ToolCall,
 )
+from multimodel_api.errors import ApiError
 from multimodel_server.answer import Piece
 from multimodel_server.routes.choices import Choices
 from multimodel_server.routes.logprobs import chat_logprobs
-from multimodel_server.routes.streams import Event
+from multimodel_server.routes.transcript import DONE, Event, openai_failure
 from multimodel_server.text.parts import CallArguments, CallBegin, Content, Part, Reasoning, gathered
 from multimodel_server.text.tokenizer import TextTokenizer
 
@@ -26,13 +24,14 @@ from multimodel_server.text.tokenizer import TextTokenizer
 class ChatReply:
     """One chat completion."""
 
-    def __init__(self, choices: Choices, model: str, tokenizer: TextTokenizer, *, logprobs: bool) -> None:
+    def __init__(self, choices: Choices, body: ChatCompletionRequest, model: str, tokenizer: TextTokenizer) -> None:
         self._choices = choices
-        self._id = f"chatcmpl-{secrets.token_hex(12)}"
-        self._created = int(time.time())
+        self._id = f"chatcmpl-{choices.identity.number}"
+        self._created = choices.identity.created
         self._model = model
         self._tokenizer = tokenizer
-        self._logprobs = logprobs
+        self._logprobs = body.logprobs
+        self._include_usage = body.include_usage
 
     async def whole(self) -> ChatCompletion:
         """Return the completion."""
@@ -45,21 +44,26 @@ class ChatReply:
             usage=self._choices.usage,
         )
 
-    async def events(self, *, include_usage: bool) -> AsyncGenerator[Event, None]:
-        """Yield the chunks: of every choice the role, what is said, and why it ends; then the usage if wanted."""
-        begun: set[int] = set()
-        async with aclosing(self._choices.pieces()) as pieces:
-            async for index, piece in pieces:
-                if index not in begun:
-                    begun.add(index)
-                    yield self._chunk(index, {"role": "assistant", "content": ""}, include_usage=include_usage)
-                for delta, more in self._growth(piece):
-                    yield self._chunk(index, delta, more, include_usage=include_usage)
-        if include_usage:
-            last = ChatCompletionChunk(
-                id=self._id, created=self._created, model=self._model, choices=[], usage=self._choices.usage
-            )
-            yield Event(last.model_dump_json())
+    def opening(self, index: int) -> list[Event]:
+        """Return the chunk with a choice's role."""
+        return [self._chunk(index, {"role": "assistant", "content": ""})]
+
+    def growth(self, index: int, piece: Piece) -> list[Event]:
+        """Return the chunks with what a choice says, and why it ends."""
+        return [self._chunk(index, delta, more) for delta, more in self._growth(piece)]
+
+    def closing(self) -> list[Event]:
+        """Return the usage, if it is wanted, and the end."""
+        if not self._include_usage:
+            return [DONE]
+        last = ChatCompletionChunk(
+            id=self._id, created=self._created, model=self._model, choices=[], usage=self._choices.usage
+        )
+        return [Event(last.model_dump_json()), DONE]
+
+    def failure(self, error: ApiError) -> Event:
+        """Return the event that tells of an error."""
+        return openai_failure(error)
 
     def _choice(self, index: int, pieces: list[Piece]) -> ChatChoice:
         reply = gathered([part for piece in pieces for part in piece.parts])
@@ -89,9 +93,7 @@ class ChatReply:
             growth.append(({}, {"finish_reason": piece.finish_reason}))
         return growth
 
-    def _chunk(
-        self, index: int, delta: dict[str, Any], more: dict[str, Any] | None = None, *, include_usage: bool
-    ) -> Event:
+    def _chunk(self, index: int, delta: dict[str, Any], more: dict[str, Any] | None = None) -> Event:
         document = {
             "id": self._id,
             "object": "chat.completion.chunk",
@@ -99,7 +101,7 @@ class ChatReply:
             "model": self._model,
             "choices": [{"index": index, "delta": delta, "finish_reason": None, **(more or {})}],
         }
-        if include_usage:
+        if self._include_usage:
             document["usage"] = None
         return Event(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
 

@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 from multimodel_api.openai import CachedTokens, CompletionTokens, Usage
 from multimodel_server.answer import Answer, AnswerPlan, Piece
+from multimodel_server.answer_state import AnswerState, Identity, prompt_digest
 from multimodel_server.metrics import Metrics
 from multimodel_server.service import LoadedModel
 
@@ -13,10 +14,33 @@ from multimodel_server.service import LoadedModel
 class Choices:
     """The answers to plans, `each` of them; the first plan's come first. Iterate `pieces` once."""
 
-    def __init__(self, model: LoadedModel, metrics: Metrics, plans: list[AnswerPlan], each: int) -> None:
+    def __init__(
+        self, model: LoadedModel, metrics: Metrics, plans: list[AnswerPlan], each: int, identity: Identity
+    ) -> None:
         self._plans = plans
         self._each = each
-        self.answers = [Answer(model, metrics, plan, index) for plan in plans for index in range(each)]
+        self.identity = identity
+        self.answers = [
+            Answer(model, metrics, plan, f"{identity.number}-{index}", index) for plan in plans for index in range(each)
+        ]
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the one answer was begun elsewhere."""
+        return self._plans[0].beginning is not None
+
+    @property
+    def state(self) -> AnswerState:
+        """What another server needs to go on with the one answer, known with its first piece."""
+        (answer,), (plan,) = self.answers, self._plans
+        return AnswerState(
+            number=self.identity.number,
+            created=self.identity.created,
+            seed=answer.sampling.seed,
+            max_tokens=answer.sampling.max_tokens,
+            cached_tokens=answer.cached_tokens,
+            prompt=prompt_digest(plan.prompt_ids),
+        )
 
     @property
     def usage(self) -> Usage:

@@ -1,17 +1,14 @@
 """Writes answers as a completion, whole or in chunks; the prompt comes first where it is echoed."""
 
 import math
-import secrets
-import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
+from multimodel_api.errors import ApiError
 from multimodel_api.openai import Completion, CompletionChoice, CompletionRequest, Usage, each_prompt
 from multimodel_server.answer import Answer, AnswerPlan, Piece
 from multimodel_server.engine.messages import TokenLogprobs
 from multimodel_server.routes.choices import Choices
 from multimodel_server.routes.logprobs import CompletionLogprobsWriter, joined
-from multimodel_server.routes.streams import Event
+from multimodel_server.routes.transcript import DONE, Event, openai_failure
 from multimodel_server.text.tokenizer import TextTokenizer
 
 
@@ -23,8 +20,8 @@ class CompletionReply:
     ) -> None:
         self._choices = choices
         self._body = body
-        self._id = f"cmpl-{secrets.token_hex(12)}"
-        self._created = int(time.time())
+        self._id = f"cmpl-{choices.identity.number}"
+        self._created = choices.identity.created
         self._model = model
         echoes = [_Echo(prompt, plan, tokenizer) for prompt, plan in zip(each_prompt(body.prompt), plans, strict=True)]
         self._writers = [
@@ -40,15 +37,25 @@ class CompletionReply:
         choices = [self._writers[place].choice(index, found[place]) for index, place in enumerate(places)]
         return self._completion(choices, self._usage)
 
-    async def events(self) -> AsyncGenerator[Event, None]:
-        """Yield the chunks, and the usage if it is wanted."""
+    def opening(self, index: int) -> list[Event]:  # noqa: ARG002
+        """Return nothing: an answer begins with its text."""
+        return []
+
+    def growth(self, index: int, piece: Piece) -> list[Event]:
+        """Return the chunk with more of a choice."""
         unwanted = None if self._body.include_usage else {"usage"}
-        async with aclosing(self._choices.pieces()) as pieces:
-            async for index, piece in pieces:
-                choice = self._writers[index].choice(index, [piece])
-                yield Event(self._completion([choice]).model_dump_json(exclude=unwanted))
-        if self._body.include_usage:
-            yield Event(self._completion([], self._usage).model_dump_json())
+        choice = self._writers[index].choice(index, [piece])
+        return [Event(self._completion([choice]).model_dump_json(exclude=unwanted))]
+
+    def closing(self) -> list[Event]:
+        """Return the usage, if it is wanted, and the end."""
+        if not self._body.include_usage:
+            return [DONE]
+        return [Event(self._completion([], self._usage).model_dump_json()), DONE]
+
+    def failure(self, error: ApiError) -> Event:
+        """Return the event that tells of an error."""
+        return openai_failure(error)
 
     @property
     def _usage(self) -> Usage:

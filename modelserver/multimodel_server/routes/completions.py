@@ -6,11 +6,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from multimodel_api.openai import Completion, CompletionRequest
-from multimodel_server.routes.choices import Choices
+from multimodel_server.routes.asked import parse_asked
 from multimodel_server.routes.completion_reply import CompletionReply
 from multimodel_server.routes.openapi import answers, takes
 from multimodel_server.routes.prompts import completion_plans
-from multimodel_server.routes.requests import Service, parse_body
+from multimodel_server.routes.requests import Service
 from multimodel_server.routes.streams import EventStream, until_disconnect
 
 router = APIRouter()
@@ -20,12 +20,13 @@ router = APIRouter()
 async def create_completion(request: Request, service: Service) -> Response:
     """Continue one or more texts."""
     model = service.loaded()
-    body = await parse_body(request, CompletionRequest)
+    asked = await parse_asked(request, CompletionRequest)
+    body = asked.body
     service.require_model(body.model)
     plans = await asyncio.to_thread(completion_plans, model, body)
-    choices = Choices(model, service.metrics, plans, body.candidates)
+    choices = asked.choices(model, service.metrics, plans, body.candidates)
     reply = CompletionReply(choices, plans, body, service.config.api_id, model.text.tokenizer)
     if body.stream:
-        return EventStream(reply.events())
+        return EventStream(choices, reply, marked=asked.may_go_on_elsewhere)
     completion = await until_disconnect(request.receive, reply.whole())
     return JSONResponse(completion.model_dump())

@@ -21,8 +21,8 @@ async def live(service: Service) -> Response:
 
 @router.get(READY_PATH)
 async def ready(service: Service) -> Response:
-    """Say whether requests are answered at once; the body tells how far the load is."""
-    return JSONResponse(service.progress.snapshot().model_dump(mode="json"), _status(good=service.is_ready))
+    """Say whether requests are answered at once; the body tells how far the load is, and which server this is."""
+    return JSONResponse(service.readiness.model_dump(mode="json"), _status(good=service.is_ready))
 
 
 @router.get(PROGRESS_PATH)

@@ -13,9 +13,9 @@ from multimodel_api.anthropic import (
     MessagesRequest,
     TokenCount,
 )
-from multimodel_server.routes.choices import Choices
+from multimodel_server.routes.asked import parse_asked
 from multimodel_server.routes.messages_chat import chat_of
-from multimodel_server.routes.messages_reply import MessagesReply, failure
+from multimodel_server.routes.messages_reply import MessagesReply
 from multimodel_server.routes.openapi import answers, takes
 from multimodel_server.routes.prompts import Params, chat_plan, chat_tokens
 from multimodel_server.routes.requests import Service, parse_body
@@ -30,12 +30,14 @@ router = APIRouter()
 async def create_message(request: Request, service: Service) -> Response:
     """Answer a conversation."""
     model = service.loaded()
-    body = await parse_body(request, MessagesRequest)
+    asked = await parse_asked(request, MessagesRequest)
+    body = asked.body
     service.require_model(body.model)
     plan = await asyncio.to_thread(chat_plan, model, chat_of(body), Params())
-    reply = MessagesReply(Choices(model, service.metrics, [plan], 1), service.config.api_id)
+    choices = asked.choices(model, service.metrics, [plan], 1)
+    reply = MessagesReply(choices, service.config.api_id)
     if body.stream:
-        return EventStream(reply.events(), failure=failure, done=None)
+        return EventStream(choices, reply, marked=asked.may_go_on_elsewhere)
     message = await until_disconnect(request.receive, reply.whole())
     return JSONResponse(message.model_dump())
 

@@ -1,9 +1,6 @@
 """Writes an answer as Anthropic's message, whole or in events."""
 
 import json
-import secrets
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 from multimodel_api.anthropic import (
@@ -18,7 +15,7 @@ from multimodel_api.anthropic import (
 from multimodel_api.errors import ApiError
 from multimodel_server.answer import Piece
 from multimodel_server.routes.choices import Choices
-from multimodel_server.routes.streams import Event
+from multimodel_server.routes.transcript import Event
 from multimodel_server.text.blocks import Block, BlockReader, Change, Kind, Step
 
 _STOP_REASONS: dict[str, StopReason] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -34,44 +31,44 @@ class MessagesReply:
 
     def __init__(self, choices: Choices, model: str) -> None:
         self._choices = choices
-        self._id = f"msg_{secrets.token_hex(12)}"
+        self._id = f"msg_{choices.identity.number}"
         self._model = model
+        self._reader = BlockReader()
 
     async def whole(self) -> MessagesAnswer:
         """Return the message."""
         (pieces,) = await self._choices.whole()
-        reader = BlockReader()
         for piece in pieces:
             for part in piece.parts:
-                reader.feed(part)
+                self._reader.feed(part)
         return MessagesAnswer(
             id=self._id,
             model=self._model,
-            content=[_whole(block) for block in reader.blocks],
+            content=[_whole(block) for block in self._reader.blocks],
             stop_reason=_stop_reason(pieces[-1]),
             stop_sequence=pieces[-1].stopped_by,
             usage=self._usage,
         )
 
-    async def events(self) -> AsyncGenerator[Event, None]:
-        """Yield the events: the message's start, its blocks one after the other, why it stops, and its end."""
-        reader = BlockReader()
-        begun = False
-        async with aclosing(self._choices.pieces()) as pieces:
-            async for _, piece in pieces:
-                if not begun:
-                    begun = True
-                    message = MessagesAnswer(id=self._id, model=self._model, usage=self._usage)
-                    yield _event("message_start", message=message.model_dump())
-                    yield _event("ping")
-                for part in piece.parts:
-                    for change in reader.feed(part):
-                        yield _block_event(change)
-                if piece.finish_reason is not None:
-                    for change in reader.end():
-                        yield _block_event(change)
-                    yield self._delta(piece)
-        yield _event("message_stop")
+    def opening(self, index: int) -> list[Event]:  # noqa: ARG002
+        """Return the message's start."""
+        message = MessagesAnswer(id=self._id, model=self._model, usage=self._usage)
+        return [_event("message_start", message=message.model_dump()), _event("ping")]
+
+    def growth(self, index: int, piece: Piece) -> list[Event]:  # noqa: ARG002
+        """Return what happens to the blocks, and why the message stops."""
+        changes = [change for part in piece.parts for change in self._reader.feed(part)]
+        if piece.finish_reason is None:
+            return [_block_event(change) for change in changes]
+        return [*map(_block_event, [*changes, *self._reader.end()]), self._delta(piece)]
+
+    def closing(self) -> list[Event]:
+        """Return the message's end."""
+        return [_event("message_stop")]
+
+    def failure(self, error: ApiError) -> Event:
+        """Return the event that tells of an error."""
+        return Event(messages_error(error).model_dump_json(), "error")
 
     def _delta(self, piece: Piece) -> Event:
         delta = {"stop_reason": _stop_reason(piece), "stop_sequence": piece.stopped_by}
@@ -86,11 +83,6 @@ class MessagesReply:
             cache_read_input_tokens=cached,
             output_tokens=usage.completion_tokens,
         )
-
-
-def failure(error: ApiError) -> Event:
-    """Return the event that tells Anthropic's clients of an error."""
-    return Event(messages_error(error).model_dump_json(), "error")
 
 
 def _stop_reason(piece: Piece) -> StopReason:

@@ -64,12 +64,12 @@ def chat_plan(model: LoadedModel, body: ChatCompletionRequest, params: Params) -
     manners = _Manners.of(text.template.source if text.template else "", text.tokenizer, rendered)
     prompt_ids, max_tokens = _fitted(model, body, prompt_ids, body.token_limit, params)
 
-    def reader() -> ReplyReader:
+    def reader(name: str) -> ReplyReader:
         names = [tool.function.name for tool in body.offered_tools]
         return ReplyReader(
             body.stop,
             reasoning=ReasoningReader(begun=manners.thinks) if manners.reasons else None,
-            tools=ToolCallReader(manners.tools, names) if names else None,
+            tools=ToolCallReader(manners.tools, names, name) if names else None,
         )
 
     return AnswerPlan(
@@ -105,7 +105,7 @@ def completion_plans(model: LoadedModel, body: CompletionRequest) -> list[Answer
         plan = AnswerPlan(
             prompt_ids,
             _sampling(model, body, max(max_tokens, 1), logprobs),
-            lambda: ReplyReader(body.stop),
+            lambda _: ReplyReader(body.stop),
             priority=body.priority,
             cache_salt=body.cache_salt,
             prompt_logprobs=body.logprobs if body.echo else None,

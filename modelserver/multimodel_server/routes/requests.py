@@ -23,14 +23,19 @@ Service = Annotated[ModelService, Depends(_service)]
 
 async def parse_body(request: Request, body: type[Body]) -> Body:
     """Return the request's body as `body`; raises the 400 or 413."""
-    raw = await _read(request)
+    return await asyncio.to_thread(parsed, await read_body(request), body)
+
+
+def parsed(raw: bytes, body: type[Body]) -> Body:
+    """Return a JSON document as `body`; raises the 400."""
     try:
-        return await asyncio.to_thread(body.model_validate_json, raw)
+        return body.model_validate_json(raw)
     except ValidationError as error:
         raise from_validation(error) from error
 
 
-async def _read(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """Return the request's body; raises the 413."""
     announced = request.headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
         raise _too_large()

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from multimodel_api.responses import ResponseObject, ResponsesRequest
-from multimodel_server.routes.choices import Choices
+from multimodel_server.routes.asked import parse_asked
 from multimodel_server.routes.openapi import answers, takes
 from multimodel_server.routes.prompts import Params, chat_plan
-from multimodel_server.routes.requests import Service, parse_body
+from multimodel_server.routes.requests import Service
 from multimodel_server.routes.responses_chat import chat_of
 from multimodel_server.routes.responses_reply import ResponsesReply
 from multimodel_server.routes.streams import EventStream, until_disconnect
@@ -21,11 +21,13 @@ router = APIRouter()
 async def create_response(request: Request, service: Service) -> Response:
     """Answer an input."""
     model = service.loaded()
-    body = await parse_body(request, ResponsesRequest)
+    asked = await parse_asked(request, ResponsesRequest)
+    body = asked.body
     service.require_model(body.model)
     plan = await asyncio.to_thread(chat_plan, model, chat_of(body), Params("input", "max_output_tokens"))
-    reply = ResponsesReply(Choices(model, service.metrics, [plan], 1), body, service.config.api_id)
+    choices = asked.choices(model, service.metrics, [plan], 1)
+    reply = ResponsesReply(choices, body, service.config.api_id)
     if body.stream:
-        return EventStream(reply.events(), failure=reply.failure, done=None)
+        return EventStream(choices, reply, marked=asked.may_go_on_elsewhere)
     response = await until_disconnect(request.receive, reply.whole())
     return JSONResponse(response.model_dump())

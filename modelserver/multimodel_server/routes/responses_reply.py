@@ -1,10 +1,7 @@
 """Writes an answer as OpenAI's response object, whole or in events."""
 
 import json
-import secrets
-import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from collections.abc import Iterator
 from typing import Any
 
 from multimodel_api.errors import ApiError
@@ -24,8 +21,9 @@ from multimodel_api.responses import (
     Status,
     TextSettings,
 )
+from multimodel_server.answer import Piece
 from multimodel_server.routes.choices import Choices
-from multimodel_server.routes.streams import Event
+from multimodel_server.routes.transcript import Event
 from multimodel_server.text.blocks import Block, BlockReader, Change, Kind, Step
 
 _PREFIXES = {Kind.REASONING: "rs", Kind.CONTENT: "msg", Kind.CALL: "fc"}
@@ -38,8 +36,8 @@ class ResponsesReply:
         self._choices = choices
         self._body = body
         self._model = model
-        self._created = int(time.time())
-        self._number = secrets.token_hex(12)
+        self._created = choices.identity.created
+        self._number = choices.identity.number
         self._reader = BlockReader()
         self._events_sent = 0
 
@@ -51,23 +49,23 @@ class ResponsesReply:
                 self._reader.feed(part)
         return self._response(_status(pieces[-1].finish_reason))
 
-    async def events(self) -> AsyncGenerator[Event, None]:
-        """Yield the events: the response's start, its items one after the other, and the whole response."""
-        begun = False
-        async with aclosing(self._choices.pieces()) as pieces:
-            async for _, piece in pieces:
-                if not begun:
-                    begun = True
-                    for name in ("response.created", "response.in_progress"):
-                        yield self._event(name, response=self._response("in_progress").model_dump())
-                changes = [change for part in piece.parts for change in self._reader.feed(part)]
-                for event in self._of_changes(changes):
-                    yield event
-                if piece.finish_reason is not None:
-                    for event in self._of_changes(self._reader.end()):
-                        yield event
-                    status = _status(piece.finish_reason)
-                    yield self._event(f"response.{status}", response=self._response(status).model_dump())
+    def opening(self, index: int) -> list[Event]:  # noqa: ARG002
+        """Return the response's start."""
+        names = ("response.created", "response.in_progress")
+        return [self._event(name, response=self._response("in_progress").model_dump()) for name in names]
+
+    def growth(self, index: int, piece: Piece) -> list[Event]:  # noqa: ARG002
+        """Return what happens to the items, and the whole response at its end."""
+        changes = [change for part in piece.parts for change in self._reader.feed(part)]
+        if piece.finish_reason is None:
+            return list(self._of_changes(changes))
+        events = list(self._of_changes([*changes, *self._reader.end()]))
+        status = _status(piece.finish_reason)
+        return [*events, self._event(f"response.{status}", response=self._response(status).model_dump())]
+
+    def closing(self) -> list[Event]:
+        """Return nothing: the whole response is the last event."""
+        return []
 
     def failure(self, error: ApiError) -> Event:
         """Return the event that tells of an error."""

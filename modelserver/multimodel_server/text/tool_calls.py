@@ -8,7 +8,7 @@ from typing import Any
 
 from multimodel_server.text.parts import CallArguments, CallBegin, Content, Part
 from multimodel_server.text.stops import partial_end
-from multimodel_server.text.tool_formats import ToolFormat
+from multimodel_server.text.tool_formats import ToolFormat, call_id
 
 _HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.){1,256}")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
 """A call up to its arguments, in the order in which models write it."""
@@ -114,9 +114,11 @@ class _Place(Enum):
 class ToolCallReader:
     """Parts calls from content; what looks like a call and is none is content, to the last character."""
 
-    def __init__(self, known: ToolFormat, names: Collection[str]) -> None:
+    def __init__(self, known: ToolFormat, names: Collection[str], answer: str) -> None:
+        """`answer` is the name of the answer, of which the calls' ids are made."""
         self._format = known
         self._names = names
+        self._answer = answer
         self._place = _Place.TEXT
         self._held = ""
         self._opening = ""
@@ -192,7 +194,7 @@ class ToolCallReader:
     def _begin_call(self, opening: str, rest: str) -> bool:
         self._opening, self._held, self._place = opening, rest, _Place.CALL
         names = self._names if self._format.may_be_bare else None
-        self._call = _CallReader(self._calls, self._format.new_call_id(), names)
+        self._call = _CallReader(self._calls, call_id(self._answer, self._calls), names)
         return True
 
     def _read_call(self, parts: list[Part]) -> bool:

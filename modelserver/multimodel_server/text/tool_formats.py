@@ -1,9 +1,9 @@
 """The ways in which models write calls of tools, which of them a model knows, and the grammar that forces a call."""
 
 import json
-import secrets
 import string
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from multimodel_api.chat import Tool
 from multimodel_server.engine.messages import Grammar
@@ -12,6 +12,8 @@ from multimodel_server.text.tokenizer import TextTokenizer
 
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """Free white space would let a weak model write blanks until its tokens are spent."""
+_ID_CHARACTERS = string.ascii_letters + string.digits
+_ID_LENGTH = 9
 _NO_PARAMETERS = {"properties": {}, "additionalProperties": False}
 
 
@@ -28,14 +30,19 @@ class ToolFormat:
     in_list: bool = False
     """Whether the calls are the items of a JSON list."""
 
-    def new_call_id(self) -> str:
-        """Return an id for a call; nine letters and digits, since Mistral's templates accept nothing else."""
-        return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
-
 
 HERMES = ToolFormat("<tool_call>", "</tool_call>", "arguments")
 LLAMA = ToolFormat("<|python_tag|>", "", "parameters", may_be_bare=True)
 MISTRAL = ToolFormat("[TOOL_CALLS]", "", "arguments", in_list=True)
+
+
+def call_id(answer: str, index: int) -> str:
+    """Return the id of a call, the same for an answer of the same name.
+
+    Nine letters and digits, since Mistral's templates accept nothing else.
+    """
+    digest = blake2b(f"{answer}.{index}".encode(), digest_size=_ID_LENGTH).digest()
+    return "".join(_ID_CHARACTERS[byte % len(_ID_CHARACTERS)] for byte in digest)
 
 
 def tool_format(template: str, tokenizer: TextTokenizer) -> ToolFormat:

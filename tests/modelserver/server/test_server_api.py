@@ -161,10 +161,25 @@ def test_the_list_of_models(server: Any, tiny_model: Path) -> None:
 def test_health_and_progress(server: Any) -> None:
     with server.http() as client:
         assert client.get("/health/live").status_code == 200
-        assert client.get("/health/ready").status_code == 200
+        ready = client.get("/health/ready")
+        assert (ready.status_code, ready.json()["phase"]) == (200, "ready")
         progress = client.get("/health/progress").json()
     assert (progress["phase"], progress["failure"]) == ("ready", None)
     assert {"starting", "reading_weights", "warming_up"} <= set(progress["seconds"])
+
+
+def test_a_server_says_which_one_it_is(server: Any, tiny_model: Path, start_server: Callable[..., Any]) -> None:
+    with server.http() as client:
+        ready, again = (client.get("/health/ready").json() for _ in range(2))
+        answer = client.post("/v1/chat/completions", json={"messages": HELLO, "max_tokens": 1})
+        refused = client.post("/v1/completions", content=b"?")
+    assert (ready["model"], ready["canonical_id"], ready["boot"]) == ("tiny", str(tiny_model), again["boot"])
+    assert (answer.headers["x-multimodel-model"], refused.headers["x-multimodel-model"]) == ("tiny", "tiny")
+    other = start_server("--model", tiny_model, "--alias", "größe/1").wait_until_ready()
+    with other.http() as client:
+        assert client.get("/health/ready").json()["boot"] not in ("", ready["boot"])
+        answer = client.post("/v1/chat/completions", json={"messages": HELLO, "max_tokens": 1})
+    assert answer.headers["x-multimodel-model"] == "gr%C3%B6%C3%9Fe%2F1"
 
 
 def test_metrics_count_what_happened(server: Any) -> None:

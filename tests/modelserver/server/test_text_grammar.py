@@ -85,7 +85,7 @@ def test_what_the_grammar_accepts_the_reader_reads(known: ToolFormat, thinks: bo
     reader = ReplyReader(
         [],
         reasoning=ReasoningReader(begun=True) if thinks else None,
-        tools=ToolCallReader(known, ["add", "now"]),
+        tools=ToolCallReader(known, ["add", "now"], "answer"),
     )
     parts = [part for token in tokenizer.encode_rendered(text) for part in reader.feed(detokenizer.feed([token]))]
     reply = gathered(parts + reader.flush())

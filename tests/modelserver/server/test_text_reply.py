@@ -21,7 +21,7 @@ def read(text: list[str], known: ToolFormat | None = None, *, thinks: bool | Non
     reader = ReplyReader(
         [stop] if stop else [],
         reasoning=None if thinks is None else ReasoningReader(begun=thinks),
-        tools=None if known is None else ToolCallReader(known, NAMES),
+        tools=None if known is None else ToolCallReader(known, NAMES, "answer"),
     )
     parts: list[Part] = []
     for piece in text:
@@ -78,7 +78,7 @@ def test_recorded_calls(known: ToolFormat, text: str, content: str, calls: list[
 
 
 def test_a_call_begins_before_its_arguments_are_there_and_they_come_as_they_are_written() -> None:
-    reader = ToolCallReader(HERMES, NAMES)
+    reader = ToolCallReader(HERMES, NAMES, "answer")
     assert reader.feed('Hm. <tool_call>\n{"name": "add"') == [Content("Hm.")]
     (begin, *_) = reader.feed(', "arguments": {"a"')
     assert isinstance(begin, CallBegin)
