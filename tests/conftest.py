@@ -1,6 +1,7 @@
 """What test folders share: a real API server that knows MultiModels."""
 
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from multimodel_testbed.control_plane import ControlPlane, control_plane
 
+SECONDS = 60.0
 CRD = Path(__file__).parents[1] / "crds" / "multimodel.dev_multimodels.yaml"
 
 
@@ -17,8 +19,16 @@ def api_server() -> Iterator[ControlPlane]:
     """A control plane without nodes, with the CRD installed; shared, so each test takes a namespace of its own."""
     with control_plane() as plane:
         plane.kubectl("apply", "--server-side", f"--filename={CRD}")
-        plane.kubectl("wait", "--for=condition=Established", f"--filename={CRD}")
+        _wait_until_served(plane)
         yield plane
+
+
+def _wait_until_served(plane: ControlPlane) -> None:
+    """The API server lists a new kind a little later than it takes its definition, and kubectl looks at that list."""
+    deadline = time.monotonic() + SECONDS
+    while "multimodels" not in plane.kubectl("api-resources", "--api-group=multimodel.dev", "--output=name"):
+        if time.monotonic() > deadline:
+            pytest.fail(f"the API server does not serve MultiModels: not within {SECONDS:.0f} s")
 
 
 @pytest.fixture(scope="session")

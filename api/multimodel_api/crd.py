@@ -6,7 +6,8 @@ from typing import Any
 import yaml
 
 from multimodel_api import names
-from multimodel_api.manifest import DNS_LABEL, RULE_OBJECT_NAME, MultiModelSpec
+from multimodel_api.document import DNS_LABEL
+from multimodel_api.manifest import RULE_OBJECT_NAME, MultiModelSpec
 from multimodel_api.status import MultiModelStatus
 
 PRINTER_COLUMNS = (
@@ -14,8 +15,9 @@ PRINTER_COLUMNS = (
     {"name": "Loaded", "type": "string", "jsonPath": ".status.loaded"},
     {"name": "Default", "type": "string", "jsonPath": ".status.defaultModel"},
     {"name": "URL", "type": "string", "jsonPath": ".status.url"},
-    {"name": "Reason", "type": "string", "priority": 1, "jsonPath": '.status.conditions[?(@.type=="Ready")].reason'},
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {"name": "Reason", "type": "string", "priority": 1, "jsonPath": '.status.conditions[?(@.type=="Ready")].reason'},
+    {"name": "Message", "type": "string", "priority": 1, "jsonPath": '.status.conditions[?(@.type=="Ready")].message'},
 )
 
 _KEPT = {
@@ -33,15 +35,14 @@ def structural_schema(schema: dict[str, Any]) -> dict[str, Any]:
         node = dict(node)
         if "$ref" in node:
             node = definitions[node.pop("$ref").rsplit("/", 1)[1]] | node
-        if "anyOf" in node:
-            node = _without_union(node)
-            return convert(node)
+        if "anyOf" in node and "x-kubernetes-int-or-string" not in node:  # int | str carries a marker of its own
+            return convert(_without_union(node))
         if "x-kubernetes-int-or-string" in node:
-            return {"x-kubernetes-int-or-string": True}
+            return {key: node[key] for key in ("description", "x-kubernetes-int-or-string") if key in node}
         kept = {key: value for key, value in node.items() if key in _KEPT or key.startswith("x-kubernetes-")}
         if kept.get("additionalProperties") in (False, True):
             del kept["additionalProperties"]
-        kept["default"] = _without_nulls(kept.get("default"))
+        kept["default"] = _without_empty(kept.get("default"))
         if not kept["default"] and not isinstance(kept["default"], int | str):
             del kept["default"]  # empty defaults would only clutter every stored object
         return _with_integer_bounds(_converted_children(kept, convert))
@@ -50,9 +51,7 @@ def structural_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_union(node: dict[str, Any]) -> dict[str, Any]:
-    """Fold `X | None` into X, which a structural schema leaves out of `required`; int | str carries its own marker."""
-    if "x-kubernetes-int-or-string" in node:
-        return {"x-kubernetes-int-or-string": True}
+    """Fold `X | None` into X, which a structural schema leaves out of `required`."""
     arms = [arm for arm in node.pop("anyOf") if arm.get("type") != "null"]
     if len(arms) != 1:
         raise ValueError(f"a union of {len(arms)} types has no structural schema: {arms}")
@@ -60,9 +59,10 @@ def _without_union(node: dict[str, Any]) -> dict[str, Any]:
     return folded
 
 
-def _without_nulls(default: Any) -> Any:
+def _without_empty(default: Any) -> Any:
     if isinstance(default, dict):
-        return {key: _without_nulls(value) for key, value in default.items() if value is not None}
+        kept = {key: _without_empty(value) for key, value in default.items()}
+        return {key: value for key, value in kept.items() if value not in (None, [], {})}
     return default
 
 

@@ -48,8 +48,9 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Response headers that belong to the error (`retry-after`, in seconds)."""
-        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        """Response headers that belong to the error: `retry-after`, in seconds, and the challenge of a 401."""
+        headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        return headers | ({"www-authenticate": "Bearer"} if self.status is HTTPStatus.UNAUTHORIZED else {})
 
 
 def invalid_request(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
@@ -75,6 +76,22 @@ def model_not_found(model_id: str, known_ids: Iterable[str]) -> ApiError:
         f"The model '{model_id}' does not exist. Known models: {known}.",
         param="model",
         code="model_not_found",
+    )
+
+
+def invalid_api_key(message: str) -> ApiError:
+    """Return the 401 for a request without a key, or with one that is not known."""
+    return ApiError(HTTPStatus.UNAUTHORIZED, message, code="invalid_api_key")
+
+
+def insufficient_permissions(key_name: str, action: str, model_id: str | None) -> ApiError:
+    """Return the 403 for a key that may not do this, or not with this model."""
+    object_ = f" with the model '{model_id}'" if model_id else ""
+    return ApiError(
+        HTTPStatus.FORBIDDEN,
+        f"The API key '{key_name}' may not {action}{object_}. Use another key, or have this one's entry changed.",
+        param="model" if model_id else None,
+        code="insufficient_permissions",
     )
 
 

@@ -20,18 +20,32 @@ class FailureReason(StrEnum):
     BAD_WEIGHTS = "BadWeights"
     DISK_FULL = "DiskFull"
     ENGINE_CRASHED = "EngineCrashed"
+    EVICTED = "Evicted"
     HUB_NOT_FOUND = "HubNotFound"
     HUB_UNAUTHORIZED = "HubUnauthorized"
     HUB_UNREACHABLE = "HubUnreachable"
     IMAGE_PULL = "ImagePull"
     LOAD_TIMEOUT = "LoadTimeout"
+    MISSING_CONFIG_MAP = "MissingConfigMap"
+    MISSING_SECRET = "MissingSecret"  # noqa: S105  (a cause, no secret)
     MODEL_NOT_FOUND = "ModelNotFound"
+    NODE_LOST = "NodeLost"
+    NODE_REFUSED = "NodeRefused"
     OOM_KILLED = "OOMKilled"
     OUT_OF_MEMORY = "OutOfMemory"
+    POD_NOT_STARTING = "PodNotStarting"
+    QUOTA_EXCEEDED = "QuotaExceeded"
     SERVER_CRASHED = "ServerCrashed"
     UNSCHEDULABLE = "Unschedulable"
     UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture"
     UNSUPPORTED_SOURCE = "UnsupportedSource"
+
+
+MAY_PASS = {
+    *(FailureReason.UNSCHEDULABLE, FailureReason.QUOTA_EXCEEDED, FailureReason.POD_NOT_STARTING),
+    *(FailureReason.EVICTED, FailureReason.NODE_LOST, FailureReason.NODE_REFUSED),
+}
+"""Causes that a cluster may cure by itself: a node comes, or another model leaves. Requests wait for that."""
 
 
 class LoadFailure(BaseModel):

@@ -1,8 +1,12 @@
-"""How a model of a manifest becomes a model server's command line: the same in a pod and on this machine."""
+"""How a manifest becomes command lines of model servers and the router: the same in a pod and on this machine."""
 
 from multimodel_api.manifest import EngineSettings, HubSource, Model
+from multimodel_api.router_spec import Cors, RouterSpec, WaitingRoom
 
 MODULE = "multimodel_server"
+
+_BALANCE = {"leastLoad": "least-load", "prefixHash": "prefix-hash"}
+_SWITCH = {True: "on", False: "off"}
 
 
 def server_arguments(model: Model, engine: EngineSettings, *, host: str, port: int, failure_file: str) -> list[str]:
@@ -43,3 +47,27 @@ def server_arguments(model: Model, engine: EngineSettings, *, host: str, port: i
     }
     switches = ["--no-kv-cache"] if engine.no_kv_cache else []
     return [f"{option}={value}" for option, value in options.items() if value is not None] + switches
+
+
+def router_arguments(router: RouterSpec) -> list[str]:
+    """Return the arguments of `python -m multimodel_router` that say how it treats requests; none for what is unset.
+
+    Pods, certificates and keys are a cluster's: the operator says where those are.
+    """
+    waiting = router.waiting or WaitingRoom()
+    options: dict[str, object] = {
+        "--max-waiting": waiting.max_requests,
+        "--max-waiting-per-model": waiting.max_requests_per_model,
+        "--max-waiting-bytes": waiting.max_bytes,
+        "--max-waiting-bytes-per-model": waiting.max_bytes_per_model,
+        "--wait-seconds": waiting.max_seconds,
+        "--abandoned-loads": waiting.abandoned_loads,
+        "--resume": None if router.resume_streams is None else _SWITCH[router.resume_streams],
+        "--balance": router.balance and _BALANCE[router.balance],
+        "--access-log": router.access_log,
+    }
+    origins = (router.cors or Cors()).allowed_origins
+    return [
+        *(f"{option}={value}" for option, value in options.items() if value is not None),
+        *(f"--cors-origin={origin}" for origin in origins),
+    ]

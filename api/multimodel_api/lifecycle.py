@@ -20,12 +20,21 @@ HTTP_STATUS: dict[ModelState, HTTPStatus] = {
 """The HTTP status that goes with each state in a lifecycle reply."""
 
 
+MAX_REASON = 256
+"""Characters of the reason that a caller gives."""
+
+
 class LifecycleRequest(BaseModel):
-    """Body of `POST /v1/models/unload|reload|status`."""
+    """Body of `POST /v1/models/unload|reload|status`.
+
+    `drain_seconds` is how long an unload lets running requests take; `reason` is kept with the command.
+    """
 
     model_config = ConfigDict(strict=True)
 
     model_id: str = Field(min_length=1)
+    drain_seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
+    reason: str | None = Field(None, max_length=MAX_REASON)
 
 
 class LifecycleReply(BaseModel):

@@ -7,22 +7,23 @@ Field names are camelCase on the wire and snake_case here. Rules that CEL can ch
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from multimodel_api import names
+from multimodel_api.document import DNS_LABEL, DnsLabel, Document, list_map, rules
+from multimodel_api.placement import SecretName
+from multimodel_api.pod_settings import HubToken, PodSettings
+from multimodel_api.router_spec import Balance, RouterSpec
+from multimodel_api.scaling import Residency, Scaling
 
 MAX_MODELS = 64
 MAX_ID = 253
 
 DeviceLayers = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+:[1-9][0-9]*$")]
 ModelId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
-DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
-FreeForm = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
-Quantities = dict[str, Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})]]
 
 SOURCE_KINDS = ("plain", "vision", "gguf", "embedding", "diffusion", "speech")
 LOADABLE_KINDS = ("plain",)
@@ -74,16 +75,6 @@ _CEL_KNOWN_DEFAULT = (
 )
 
 
-def _rules(*rules: tuple[str, str]) -> dict[str, Any]:
-    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in rules]}
-
-
-class Document(BaseModel):
-    """Base of everything in a manifest: camelCase on the wire, unknown fields refused, immutable."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
-
-
 class HubSource(Document):
     """A model in Hugging Face layout: a Hub repository or a folder that the server can read."""
 
@@ -108,7 +99,7 @@ class SpeechSource(HubSource):
 class PagedAttention(Document):
     """Size and shape of the KV cache; at most one of the three sizes."""
 
-    model_config = ConfigDict(json_schema_extra=_rules((_CEL_ONE_KV_SIZE, RULE_ONE_KV_SIZE)))
+    model_config = ConfigDict(json_schema_extra=rules((_CEL_ONE_KV_SIZE, RULE_ONE_KV_SIZE)))
 
     mode: Literal["auto", "on", "off"] | None = Field(
         None,
@@ -167,24 +158,11 @@ class EngineSettings(Document):
         return defaults.model_copy(update=set_here)
 
 
-class Scaling(Document):
-    """How many replicas a model has when it is created and after a reload."""
-
-    min_replicas: int = Field(1, ge=0, le=64, description="0 creates the model unloaded; the first request loads it.")
-
-
-class Resources(Document):
-    """Kubernetes resource requests and limits of the model server's container."""
-
-    limits: Quantities = Field({}, description="Most the container may use, for example `nvidia.com/gpu: 1`.")
-    requests: Quantities = Field({}, description="What the container is guaranteed; the scheduler counts it.")
-
-
-class Model(Document):
+class Model(PodSettings):
     """One model: exactly one source, and how to run it."""
 
     model_config = ConfigDict(
-        json_schema_extra=_rules(
+        json_schema_extra=rules(
             (_CEL_ONE_SOURCE, RULE_ONE_SOURCE),
             (f"!has(self.alias) || self.alias != '{names.DEFAULT_MODEL_ID}'", RULE_RESERVED_ID),
         )
@@ -202,11 +180,10 @@ class Model(Document):
     engine: EngineSettings = Field(
         EngineSettings(), description="Engine settings of this model; an unset one takes spec.engine's value."
     )
-    scaling: Scaling = Field(Scaling(), description="How many replicas the model has when it is created.")
-    resources: Resources = Field(Resources(), description="Resources of the model server's container.")
-    env: list[FreeForm] = Field([], max_length=64, description="Environment of the container, as in a pod.")
-    volumes: list[FreeForm] = Field([], max_length=64, description="Volumes of the pod, as in a pod.")
-    volume_mounts: list[FreeForm] = Field([], max_length=64, description="Volume mounts of the container, as in a pod.")
+    scaling: Scaling = Field(Scaling(), description="How many replicas the model has.")
+    balance: Balance | None = Field(
+        None, description="How a replica of this model is chosen; spec.router.balance when unset."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -238,17 +215,11 @@ class Model(Document):
         return self.kind in LOADABLE_KINDS
 
 
-class Router(Document):
-    """The router's Deployment."""
-
-    replicas: int = Field(2, ge=1, le=64, description="Pods of the router.")
-
-
 class MultiModelSpec(Document):
     """What should run: the models, the default one, defaults for their engines, and the router."""
 
     model_config = ConfigDict(
-        json_schema_extra=_rules(
+        json_schema_extra=rules(
             (_CEL_UNIQUE_IDS, RULE_UNIQUE_IDS),
             (_CEL_ALIAS_CLASH, RULE_ALIAS_CLASH),
             (_CEL_KNOWN_DEFAULT, RULE_KNOWN_DEFAULT),
@@ -264,11 +235,19 @@ class MultiModelSpec(Document):
             min_length=1,
             max_length=MAX_MODELS,
             description="The models that the endpoint serves, in the order of `/v1/models`.",
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=list_map("name"),
         ),
     ]
     engine: EngineSettings = Field(EngineSettings(), description="Engine settings for every model that sets no own.")
-    router: Router = Field(Router(), description="The router's Deployment.")
+    hub_token: HubToken | None = Field(None, description="Token for the Hub of every model that names no own.")
+    image_pull_secrets: list[SecretName] = Field(
+        [],
+        max_length=16,
+        description="Secrets to pull the images of all pods with, the router's too.",
+        json_schema_extra=list_map("name"),
+    )
+    residency: Residency = Field(Residency(), description="How many models may be loaded at once.")
+    router: RouterSpec = Field(RouterSpec(), description="The router: its pods, and how it treats requests.")
 
     @model_validator(mode="after")
     def _consistent_ids(self) -> Self:
@@ -285,6 +264,10 @@ class MultiModelSpec(Document):
     def engine_of(self, model: Model) -> EngineSettings:
         """Return a model's engine settings with `spec.engine`'s where it sets none."""
         return model.engine.over(self.engine)
+
+    def hub_token_of(self, model: Model) -> HubToken | None:
+        """Return where a model's token for the Hub is: its own, else `spec.hubToken`."""
+        return model.hub_token or self.hub_token
 
     @property
     def default(self) -> Model:

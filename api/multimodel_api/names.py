@@ -28,6 +28,9 @@ LIVE_PATH = "/health/live"
 READY_PATH = "/health/ready"
 PROGRESS_PATH = "/health/progress"
 
+RESIDENCY_GATE = f"{GROUP}/residency"
+"""The scheduling gate of pods that have to wait until their model is let in."""
+
 _MAX_LABEL = 63
 
 
@@ -42,7 +45,18 @@ class FieldManager(StrEnum):
     """Who wrote a field, for server-side apply."""
 
     OPERATOR = "multimodel-operator"
+    AUTOSCALER = "multimodel-autoscaler"
     ROUTER = "multimodel-router"
+
+
+def command_manager(model: str) -> str:
+    """Return the field manager of a model's last command in the status: one for each, so that none undoes another."""
+    return f"{FieldManager.ROUTER}/{model}"
+
+
+def calls_manager(model: str) -> str:
+    """Return the field manager of what routers tell of a model's calls in the status."""
+    return f"{command_manager(model)}/calls"
 
 
 class ConditionType(StrEnum):
@@ -51,7 +65,10 @@ class ConditionType(StrEnum):
     READY = "Ready"
     MODELS_READY = "ModelsReady"
     ROUTER_READY = "RouterReady"
+    PROGRESSING = "Progressing"
     DEGRADED = "Degraded"
+    CALLS_FAILING = "CallsFailing"
+    FITS = "Fits"
 
 
 def router_name(multimodel: str) -> str:
@@ -62,6 +79,11 @@ def router_name(multimodel: str) -> str:
 def model_object_name(multimodel: str, model: str) -> str:
     """Name of the Deployment and Service of one model of a MultiModel."""
     return bounded_name(f"{multimodel}-model-{model}")
+
+
+def models_name(multimodel: str) -> str:
+    """Name of what all models of a MultiModel share."""
+    return bounded_name(f"{multimodel}-models")
 
 
 def bounded_name(name: str) -> str:

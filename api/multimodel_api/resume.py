@@ -26,6 +26,7 @@ END_MARKER = b": resume end\n\n"
 _MARKER = b": resume"
 _OPENING = f'{{"{FIELD}":'.encode()
 _NEWLINE = 0x0A
+_DIGITS = b"0123456789 "
 
 
 class Resume(BaseModel):
@@ -61,39 +62,55 @@ def marker(token_ids: Iterable[int]) -> bytes:
 
 
 class MarkerReader:
-    """Takes the markers out of a stream, and holds back what no marker has followed yet."""
+    """Takes the markers out of a stream, and holds back what no marker has followed yet.
+
+    A router feeds it every piece of every stream, so it keeps the ids as they are written until they are asked for.
+    """
 
     def __init__(self, token_ids: Iterable[int] = ()) -> None:
         """`token_ids` are those of the streams that this one goes on with."""
-        self.token_ids = list(token_ids)
-        """The tokens of all markers so far."""
         self.marked = False
         """Whether there was a marker."""
         self.ended = False
         """Whether the last marker was read."""
         self.held = b""
         """What came after the last complete marker: of a stream without an end, perhaps the error that ended it."""
+        self._ids = bytearray(b"".join(b" %d" % token_id for token_id in token_ids))
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The tokens of all markers so far."""
+        return list(map(int, self._ids.split()))
 
     def feed(self, data: bytes) -> bytes:
         """Return what the client may see now; raises ValueError if a marker is none."""
-        data = self.held + data
+        if not self.held and data.endswith(b"\n\n") and data.count(_MARKER) == 1:  # nearly always
+            start = data.find(_MARKER)
+            if data.find(b"\n\n", start) == len(data) - 2 and (not start or data[start - 1] == _NEWLINE):
+                self._note(data[start + len(_MARKER) : -2])
+                return data[:start]
+        return self._feed(self.held + data)
+
+    def _feed(self, data: bytes) -> bytes:
         seen, searched, forwarded = 0, 0, []
         while (start := data.find(_MARKER, searched)) >= 0:
             end = data.find(b"\n\n", start)
             if end < 0:
                 break
-            if start and data[start - 1] != _NEWLINE:  # It stands in an event's text.
+            if start and data[start - 1] != _NEWLINE:  # it stands in an event's text
                 searched = start + len(_MARKER)
                 continue
-            forwarded.append(data[seen:start])
             self._note(data[start + len(_MARKER) : end])
+            forwarded.append(data[seen:start])
             seen = searched = end + 2
         self.held = data[seen:]
-        return b"".join(forwarded)
+        return forwarded[0] if len(forwarded) == 1 else b"".join(forwarded)
 
     def _note(self, said: bytes) -> None:
         self.marked = True
-        if said == b" end":
+        if not said.translate(None, _DIGITS):
+            self._ids += said
+        elif said == b" end":
             self.ended = True
         else:
-            self.token_ids += map(int, said.split())
+            raise ValueError(f"no tokens: {said!r}")

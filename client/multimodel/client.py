@@ -18,6 +18,9 @@ from multimodel_api.chat import ChatCompletion, ChatCompletionChunk, ChatMessage
 from multimodel_api.errors import ErrorBody, ErrorDetail
 from multimodel_api.lifecycle import LifecycleReply, LifecycleRequest, ModelCard, ModelList
 
+API_KEY_VARIABLE = "MULTIMODEL_API_KEY"
+"""The environment variable from which the commands take their key."""
+
 DEFAULT_URL = f"http://127.0.0.1:{names.ROUTER_PORT}"
 
 Message = ChatMessage | Mapping[str, str]
@@ -49,9 +52,10 @@ class MultiModelError(Exception):
 class Client:
     """A synchronous client; close it, or use it in a `with` block."""
 
-    def __init__(self, base_url: str = DEFAULT_URL) -> None:
+    def __init__(self, base_url: str = DEFAULT_URL, api_key: str | None = None) -> None:
         no_proxy: dict[str, httpx.BaseTransport | None] = dict.fromkeys(_LOOPBACK)
-        self._http = httpx.Client(base_url=_root(base_url), timeout=_PATIENT, mounts=no_proxy)
+        headers = _authorization(api_key)
+        self._http = httpx.Client(base_url=_root(base_url), headers=headers, timeout=_PATIENT, mounts=no_proxy)
 
     def __enter__(self) -> Self:
         return self
@@ -75,13 +79,14 @@ class Client:
         """Return the state of a model; an unknown id is a state as well, `not_found`."""
         return _lifecycle_answer(self._http.request(**_lifecycle_call("status", model_id)))
 
-    def unload(self, model_id: str) -> LifecycleReply:
-        """Unload a model; running requests finish, and the next request for it loads it again."""
-        return _lifecycle_answer(self._http.request(**_lifecycle_call("unload", model_id)))
+    def unload(self, model_id: str, *, drain_seconds: float | None = None, reason: str | None = None) -> LifecycleReply:
+        """Unload a model, which the next request for it loads again; running requests may take `drain_seconds`."""
+        call = _lifecycle_call("unload", model_id, drain_seconds=drain_seconds, reason=reason)
+        return _lifecycle_answer(self._http.request(**call))
 
-    def reload(self, model_id: str) -> LifecycleReply:
+    def reload(self, model_id: str, *, reason: str | None = None) -> LifecycleReply:
         """Load a model and return when it is loaded, or has failed to load."""
-        return _lifecycle_answer(self._http.request(**_lifecycle_call("reload", model_id)))
+        return _lifecycle_answer(self._http.request(**_lifecycle_call("reload", model_id, reason=reason)))
 
     def chat(
         self,
@@ -117,9 +122,10 @@ class Client:
 class AsyncClient:
     """The asynchronous client: `Client`'s methods, awaited."""
 
-    def __init__(self, base_url: str = DEFAULT_URL) -> None:
+    def __init__(self, base_url: str = DEFAULT_URL, api_key: str | None = None) -> None:
         no_proxy: dict[str, httpx.AsyncBaseTransport | None] = dict.fromkeys(_LOOPBACK)
-        self._http = httpx.AsyncClient(base_url=_root(base_url), timeout=_PATIENT, mounts=no_proxy)
+        headers = _authorization(api_key)
+        self._http = httpx.AsyncClient(base_url=_root(base_url), headers=headers, timeout=_PATIENT, mounts=no_proxy)
 
     async def __aenter__(self) -> Self:
         return self
@@ -145,13 +151,16 @@ class AsyncClient:
         """Return the state of a model; an unknown id is a state as well, `not_found`."""
         return _lifecycle_answer(await self._http.request(**_lifecycle_call("status", model_id)))
 
-    async def unload(self, model_id: str) -> LifecycleReply:
-        """Unload a model; running requests finish, and the next request for it loads it again."""
-        return _lifecycle_answer(await self._http.request(**_lifecycle_call("unload", model_id)))
+    async def unload(
+        self, model_id: str, *, drain_seconds: float | None = None, reason: str | None = None
+    ) -> LifecycleReply:
+        """Unload a model, which the next request for it loads again; running requests may take `drain_seconds`."""
+        call = _lifecycle_call("unload", model_id, drain_seconds=drain_seconds, reason=reason)
+        return _lifecycle_answer(await self._http.request(**call))
 
-    async def reload(self, model_id: str) -> LifecycleReply:
+    async def reload(self, model_id: str, *, reason: str | None = None) -> LifecycleReply:
         """Load a model and return when it is loaded, or has failed to load."""
-        return _lifecycle_answer(await self._http.request(**_lifecycle_call("reload", model_id)))
+        return _lifecycle_answer(await self._http.request(**_lifecycle_call("reload", model_id, reason=reason)))
 
     async def chat(
         self,
@@ -189,6 +198,10 @@ def _root(base_url: str) -> str:
     return base_url.rstrip("/").removesuffix("/v1")
 
 
+def _authorization(api_key: str | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+
 def _list_call() -> Call:
     return {"method": "GET", "url": "/v1/models"}
 
@@ -198,8 +211,11 @@ def _model_call(model_id: str) -> Call:
     return {"method": "GET", "url": f"/v1/models/{escaped}"}
 
 
-def _lifecycle_call(action: str, model_id: str) -> Call:
-    body = LifecycleRequest(model_id=model_id).model_dump()
+def _lifecycle_call(
+    action: str, model_id: str, *, drain_seconds: float | None = None, reason: str | None = None
+) -> Call:
+    request = LifecycleRequest(model_id=model_id, drain_seconds=drain_seconds, reason=reason)
+    body = request.model_dump(exclude_none=True)
     return {"method": "POST", "url": f"/v1/models/{action}", "json": body}
 
 

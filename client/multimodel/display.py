@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from multimodel.client import API_KEY_VARIABLE
 from multimodel.loading import ModelView, Views
 from multimodel_api.lifecycle import ModelCard
 from multimodel_api.progress import LoadPhase, LoadProgress
@@ -71,26 +72,30 @@ def state_text(state: ModelState | None) -> Text:
     return Text(str(state or "starting"), style=_STYLES.get(state, "red") if state else "dim")
 
 
-def serving_lines(url: str, views: Views, default_id: str) -> list[str]:
-    """Return what to tell once models are served: the URL, and commands that work as they stand."""
+def serving_lines(url: str, views: Views, default_id: str, *, with_key: bool = False) -> list[str]:
+    """Return what to tell once models are served: the URL, and commands that work as they stand.
+
+    `with_key` is whether callers need a key, which a shell then takes from the environment.
+    """
+    curl = f'curl -H "Authorization: Bearer ${API_KEY_VARIABLE}"' if with_key else "curl"
     loaded = [view.id for view in views if view.state is ModelState.LOADED]
     usable = [view.id for view in views if view.state not in ERROR_STATES]
     first_default = sorted(loaded or usable, key=lambda model_id: model_id != default_id)
     return [
         f"{len(loaded)} of {len(views)} models loaded; OpenAI endpoint: {url}/v1",
         "",
-        f"curl {url}/v1/models",
-        *(chat_command(url, model_id) for model_id in first_default[:_MAX_EXAMPLES]),
+        f"{curl} {url}/v1/models",
+        *(chat_command(url, model_id, curl) for model_id in first_default[:_MAX_EXAMPLES]),
         f"multimodel chat --url {url}",
         "",
         "Ctrl-C stops everything.",
     ]
 
 
-def chat_command(url: str, model_id: str) -> str:
-    """Return a `curl` line that chats with a model."""
+def chat_command(url: str, model_id: str, curl: str = "curl") -> str:
+    """Return a line that chats with a model, beginning with `curl`."""
     body = json.dumps({"model": model_id, "messages": [{"role": "user", "content": "Hello!"}]}, ensure_ascii=False)
-    return f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    return f"{curl} {url}/v1/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}"
 
 
 def _phase(view: ModelView) -> RenderableType:

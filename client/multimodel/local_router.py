@@ -7,12 +7,16 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
+
+from multimodel.client import API_KEY_VARIABLE
+from multimodel_api.launch import router_arguments
+from multimodel_api.router_spec import RouterSpec
 
 GRACE_SECONDS = 75.0
 """How long the router may take to finish its running requests and then to end its model servers."""
@@ -43,6 +47,14 @@ class Address:
         """URL at which this machine reaches it."""
         reachable = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"http://[{reachable}]:{self.port}" if ":" in reachable else f"http://{reachable}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeys:
+    """The keys that callers need: a folder of entries, and the key by which this process asks the router itself."""
+
+    folder: Path
+    own: str
 
 
 def check_can_start(address: Address) -> None:
@@ -84,14 +96,15 @@ def _refusal(address: Address, error: OSError) -> str:
 
 @asynccontextmanager
 async def running_router(
-    manifest: Path, address: Address, *, log: Callable[[str], None], at_once: asyncio.Event
+    command: Sequence[str], *, log: Callable[[str], None], at_once: asyncio.Event
 ) -> AsyncIterator["LocalRouter"]:
-    """Run the router on a manifest, and end it with its model servers: in order, unless `at_once` is set.
+    """Run a router, and end it with its model servers: in order, unless `at_once` is set.
 
     `log` gets each line that the router and its model servers write.
     """
     process = await asyncio.create_subprocess_exec(
-        *_command(manifest, address),
+        *command,
+        env={name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -105,6 +118,20 @@ async def running_router(
         await _stop(process, at_once)
         await asyncio.wait((logging,), timeout=LAST_LINES_SECONDS)
         logging.cancel()
+
+
+def router_command(manifest: Path, router: RouterSpec, address: Address, api_keys: ApiKeys | None) -> list[str]:
+    """Return the command that serves a manifest; `router` is the manifest's part about the router."""
+    arguments = [
+        "--fleet=processes",
+        f"--manifest={manifest}",
+        f"--host={address.host}",
+        f"--port={address.port}",
+        *router_arguments(router),
+    ]
+    if api_keys:
+        arguments.append(f"--api-keys={api_keys.folder}")
+    return [sys.executable, "-m", "multimodel_router", *arguments]
 
 
 class LocalRouter:
@@ -132,11 +159,6 @@ async def _stop(process: asyncio.subprocess.Process, at_once: asyncio.Event) -> 
         process.kill()
     await process.wait()
     waits[1].cancel()
-
-
-def _command(manifest: Path, address: Address) -> list[str]:
-    options = {"--fleet": "processes", "--manifest": manifest, "--host": address.host, "--port": address.port}
-    return [sys.executable, "-m", "multimodel_router", *(f"{option}={value}" for option, value in options.items())]
 
 
 def _end_with_parent(parent: int) -> Callable[[], None]:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from multimodel.labels import dns_label
-from multimodel_api.manifest import DNS_LABEL
+from multimodel_api.document import DNS_LABEL
 
 Location = tuple[int | str, ...]
 

@@ -1,155 +1,42 @@
-"""The operator's only contact with the API server: observe, apply, delete, status, events.
+"""Everything that the operator writes: children, status, Events, replicas; what comes back goes into the cache.
 
-Objects stay JSON documents as they come: the plan compares them with the documents it wants, and a typed client would
-drop fields that it does not know.
+No write is sent unless this operator leads, nor faster than its pace.
 """
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from http import HTTPStatus
-from typing import Any
-
-import aiohttp
-from kubernetes_asyncio import client, config
-from kubernetes_asyncio.client.exceptions import ApiException
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
 
 from multimodel_api import names
 from multimodel_api.names import FieldManager
+from multimodel_api.status import withdrawal
 from multimodel_operator import objects
-from multimodel_operator.errors import DefinitionMissingError, RefusedError, UnavailableError
-from multimodel_operator.objects import Key, Kind, Object, Observed, described, kind_of
+from multimodel_operator.api_server import path_of
+from multimodel_operator.cache import Cache
+from multimodel_operator.errors import AbsentError, NotLeadingError, RefusedError
+from multimodel_operator.metrics import Metrics
+from multimodel_operator.objects import Key, Kind, Object, described, kind_of
+from multimodel_operator.pace import Pace
 from multimodel_operator.plan import Create, Delete, Step, Update, controller_of
 
-REQUEST_SECONDS = 30.0
 REPLICAS_MANAGER = "multimodel-operator-replicas"
 """Takes over `replicas` when the operator lets go of it, lest the API server set it to 1."""
 
-_REFUSALS = {
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.CONFLICT,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-}
+OLDER_THAN_ANY = "1"
+"""An object with this resource version can only be made: it is in conflict with whatever exists."""
+
+APPLY = "application/apply-patch+yaml"
+MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 
 
-class _NotFoundError(UnavailableError):
-    """The object or its namespace is gone."""
+class Requests(Protocol):
+    """How a request reaches the API server."""
 
+    async def get(self, kind: Kind, key: Key) -> Object | None:
+        """Return an object, None where there is none; raises RefusedError or UnavailableError."""
 
-class Cluster:
-    """The API server, with the rights of this process."""
-
-    def __init__(self, api: client.ApiClient) -> None:
-        self._api = api
-
-    async def multimodels(self, namespace: str | None) -> list[Key]:
-        """List the MultiModels of a namespace or, for None, of all.
-
-        Raises:
-            DefinitionMissingError: the API server does not know MultiModels.
-            UnavailableError: there is no answer now.
-        """
-        try:
-            listed = await self._call("GET", _path(objects.MULTIMODEL, namespace))
-        except _NotFoundError as error:
-            raise DefinitionMissingError(
-                f"the API server has no {names.PLURAL}.{names.GROUP}: install the CRD, "
-                "for example with `kubectl apply --server-side -f crds/`"
-            ) from error
-        return [Key(item["metadata"]["namespace"], item["metadata"]["name"]) for item in listed["items"]]
-
-    async def observe(self, key: Key) -> Observed | None:
-        """Return a MultiModel with its children and pods, all read afresh; None when there is no such MultiModel.
-
-        Raises UnavailableError.
-        """
-        try:
-            multimodel = await self._call("GET", _path(objects.MULTIMODEL, key.namespace, key.name))
-        except _NotFoundError:
-            return None
-        ours = f"{names.LABEL_INSTANCE}={key.name}"
-        of_each_kind = await asyncio.gather(
-            *(self._list(kind, key.namespace, ours) for kind in (*objects.CHILD_KINDS, objects.POD))
-        )
-        children = [child for of_kind in of_each_kind[:-1] for child in of_kind]
-        return Observed(multimodel, tuple(children), tuple(of_each_kind[-1]))
-
-    async def take(self, step: Step) -> Object | None:
-        """Take one step of a plan and return the object as it is now; None when it is deleted.
-
-        Raises:
-            RefusedError: the API server, or an object in the way, does not allow it.
-            UnavailableError: there is no answer now.
-        """
-        match step:
-            case Create(document):
-                await self._refuse_strangers(document)
-                return await self._apply(document, FieldManager.OPERATOR)
-            case Update(document, _, keep_replicas):
-                if keep_replicas is not None:
-                    await self._apply(_only_replicas(document, keep_replicas), REPLICAS_MANAGER)
-                return await self._apply(document, FieldManager.OPERATOR)
-            case Delete(kind, namespace, name, uid):
-                await self._delete(kind, Key(namespace, name), uid)
-                return None
-
-    async def write_status(self, key: Key, status: Mapping[str, Any]) -> None:
-        """Replace the operator's status of a MultiModel; raises RefusedError or UnavailableError."""
-        document = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
-            "metadata": {"name": key.name, "namespace": key.namespace},
-            "status": status,
-        }
-        await self._apply(document, FieldManager.OPERATOR, objects.MULTIMODEL, "/status")
-
-    async def post_event(self, event: Object) -> None:
-        """Make an Event, or count a repetition of one that is there; raises RefusedError or UnavailableError."""
-        key = Key(event["metadata"]["namespace"], event["metadata"]["name"])
-        known = await self._find(objects.EVENT, key)
-        if known is None:
-            await self._call("POST", _path(objects.EVENT, key.namespace), body=event)
-            return
-        count = known.get("series", {}).get("count", 1) + 1
-        series = {"series": {"count": count, "lastObservedTime": event["eventTime"]}}
-        await self._call("PATCH", _path(objects.EVENT, *key), body=series, content_type="application/merge-patch+json")
-
-    async def _list(self, kind: Kind, namespace: str, labels: str) -> list[Object]:
-        listed = await self._call("GET", _path(kind, namespace), query=[("labelSelector", labels)])
-        return [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in listed["items"]]
-
-    async def _find(self, kind: Kind, key: Key) -> Object | None:
-        try:
-            found: Object = await self._call("GET", _path(kind, *key))
-        except _NotFoundError:
-            return None
-        return found
-
-    async def _refuse_strangers(self, document: Object) -> None:
-        """Refuse to take over an object of the wanted name that is none of ours: it would not have been listed."""
-        key = Key(document["metadata"]["namespace"], document["metadata"]["name"])
-        live = await self._find(kind_of(document), key)
-        if live is not None and controller_of(live) != controller_of(document):
-            raise RefusedError(f"{described(document)} exists and belongs to something else; rename or delete it")
-
-    async def _apply(self, document: Object, manager: str, kind: Kind | None = None, subresource: str = "") -> Object:
-        metadata = document["metadata"]
-        path = _path(kind or kind_of(document), metadata["namespace"], metadata["name"]) + subresource
-        query = [("fieldManager", manager), ("force", "true")]
-        applied: Object = await self._call(
-            "PATCH", path, query=query, body=document, content_type="application/apply-patch+yaml"
-        )
-        return applied
-
-    async def _delete(self, kind: Kind, key: Key, uid: str) -> None:
-        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
-        with suppress(_NotFoundError):
-            await self._call("DELETE", _path(kind, *key), body=body)
-
-    async def _call(
+    async def call(
         self,
         method: str,
         path: str,
@@ -158,43 +45,165 @@ class Cluster:
         body: Object | None = None,
         content_type: str = "application/json",
     ) -> Any:
-        """Send a request and return the decoded answer; every failure becomes one of our errors."""
+        """Send a request and return the decoded answer; raises RefusedError, AbsentError or UnavailableError."""
+
+
+class Cluster:
+    """The cluster as the operator changes it; every write raises NotLeadingError where another may lead."""
+
+    def __init__(
+        self, api: Requests, cache: Cache, pace: Pace, metrics: Metrics, leads: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._api = api
+        self._cache = cache
+        self._pace = pace
+        self._metrics = metrics
+        self._leads = leads
+
+    async def take(self, step: Step) -> Object | None:
+        """Take one step of a plan and return the object as it is now; None when it is deleted.
+
+        Raises:
+            RefusedError: the API server, or an object in the way, does not allow it.
+            UnavailableError: there is no answer now.
+        """
         try:
-            return await self._api.call_api(
-                path,
-                method,
-                query_params=list(query),
-                header_params={"Accept": "application/json", "Content-Type": content_type},
-                body=body,
-                auth_settings=["BearerToken"],
-                response_types_map=dict.fromkeys((200, 201, 202), "object"),
-                _return_http_data_only=True,
-                _request_timeout=REQUEST_SECONDS,
+            return await self._take(step)
+        except RefusedError:
+            self._metrics.refusals.labels(step.kind.name).inc()
+            raise
+
+    async def _take(self, step: Step) -> Object | None:
+        match step:
+            case Create(document):
+                return await self._create(document)
+            case Update(document, _, keep_replicas):
+                if keep_replicas is not None:
+                    await self._apply("update", _only_replicas(document, keep_replicas), REPLICAS_MANAGER)
+                return await self._apply("update", document, FieldManager.OPERATOR)
+            case Delete(kind, namespace, name, uid):
+                await self._delete(kind, Key(namespace, name), uid)
+                return None
+
+    async def write_status(self, key: Key, status: Mapping[str, Any]) -> None:
+        """Replace the operator's part of a MultiModel's status; raises RefusedError or UnavailableError."""
+        document = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": key.name, "namespace": key.namespace},
+            "status": status,
+        }
+        await self._apply("status", document, FieldManager.OPERATOR)
+
+    async def withdraw_records(self, key: Key, model: str) -> None:
+        """Take away what routers have recorded of a model: the model's status would outlive the model with it.
+
+        Raises RefusedError or UnavailableError.
+        """
+        for manager in (names.command_manager(model), names.calls_manager(model)):
+            await self._apply("status", withdrawal(key.namespace, key.name), manager)
+
+    async def scale(self, key: Key, model: str, replicas: int, manager: str) -> None:
+        """Set the replicas of a model's Deployment, unless it has changed since it was last seen.
+
+        Raises RefusedError (it has changed, or must not be scaled) or UnavailableError.
+        """
+        name = Key(key.namespace, names.model_object_name(key.name, model))
+        known = self._cache.child(objects.DEPLOYMENT, name)
+        if known is None:
+            raise AbsentError(f"there is no Deployment {name} to scale")
+        seen = {"resourceVersion": known["metadata"]["resourceVersion"]}
+        scaled = await self._write(
+            "scale",
+            objects.DEPLOYMENT,
+            "PATCH",
+            f"{path_of(objects.DEPLOYMENT, *name)}/scale",
+            query=[("fieldManager", manager)],
+            body={"metadata": seen, "spec": {"replicas": replicas}},
+            content_type=MERGE_PATCH,
+        )
+        metadata = {**known["metadata"], "resourceVersion": scaled["metadata"]["resourceVersion"]}
+        self._cache.put({**known, "metadata": metadata, "spec": {**known["spec"], "replicas": replicas}})
+
+    async def admit(self, pod: Key) -> None:
+        """Let a pod run that waits for its model to be let in; raises RefusedError or UnavailableError."""
+        gate = {"name": names.RESIDENCY_GATE, "$patch": "delete"}
+        with suppress(AbsentError):
+            admitted = await self._write(
+                "admit",
+                objects.POD,
+                "PATCH",
+                path_of(objects.POD, *pod),
+                query=[("fieldManager", FieldManager.AUTOSCALER)],
+                body={"spec": {"schedulingGates": [gate]}},
+                content_type=STRATEGIC_MERGE_PATCH,
             )
-        except ApiException as error:
-            raise _explained(error, f"{method} {path}") from error
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise UnavailableError(f"{method} {path}: {error or 'no answer in time'}") from error
+            self._cache.put(admitted)
 
+    async def end_pod(self, pod: Key) -> None:
+        """End a pod, which finishes what it has begun; raises RefusedError or UnavailableError."""
+        with suppress(AbsentError):
+            await self._write("delete", objects.POD, "DELETE", path_of(objects.POD, *pod))
 
-@asynccontextmanager
-async def connected() -> AsyncIterator[Cluster]:
-    """Connect with the service account of this pod or, outside of a pod, with the current kubeconfig."""
-    settings = client.Configuration()
-    try:
-        config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-    except config.ConfigException:
-        await config.load_kube_config(client_configuration=settings)
-    async with client.ApiClient(settings) as api:
-        yield Cluster(api)
+    async def post_event(self, event: Object) -> None:
+        """Make an Event, or count a repetition of one that is there; raises RefusedError or UnavailableError."""
+        kind, key = objects.EVENT, Key(event["metadata"]["namespace"], event["metadata"]["name"])
+        known = await self._read(kind, key)
+        if known is None:
+            await self._write("create", kind, "POST", path_of(kind, key.namespace), body=event)
+            return
+        count = known.get("series", {}).get("count", 1) + 1
+        series = {"series": {"count": count, "lastObservedTime": event["eventTime"]}}
+        await self._write("update", kind, "PATCH", path_of(kind, *key), body=series, content_type=MERGE_PATCH)
 
+    async def _create(self, document: Object) -> Object:
+        """Apply a new object; one of its name that is none of ours, and so not in the cache, is not taken over."""
+        absent = {**document, "metadata": {**document["metadata"], "resourceVersion": OLDER_THAN_ANY}}
+        try:
+            return await self._apply("create", absent, FieldManager.OPERATOR)
+        except RefusedError:
+            kind, metadata = kind_of(document), document["metadata"]
+            live = await self._read(kind, Key(metadata["namespace"], metadata["name"]))
+            if live is not None and controller_of(live) != controller_of(document):
+                words = f"{described(document)} exists and belongs to something else; rename or delete it"
+                raise RefusedError(words) from None
+            return await self._apply("create", document, FieldManager.OPERATOR)
 
-def _path(kind: Kind, namespace: str | None = None, name: str | None = None) -> str:
-    root = "/apis" if "/" in kind.api_version else "/api"
-    parts = [root, kind.api_version]
-    if namespace is not None:
-        parts += ["namespaces", namespace]
-    return "/".join([*parts, kind.plural] if name is None else [*parts, kind.plural, name])
+    async def _apply(self, verb: str, document: Object, manager: str) -> Object:
+        metadata = document["metadata"]
+        kind = objects.MULTIMODEL if verb == "status" else kind_of(document)
+        path = path_of(kind, metadata["namespace"], metadata["name"])
+        applied: Object = await self._write(
+            verb,
+            kind,
+            "PATCH",
+            f"{path}/status" if verb == "status" else path,
+            query=[("fieldManager", manager), ("force", "true")],
+            body=document,
+            content_type=APPLY,
+        )
+        self._cache.put(applied)
+        return applied
+
+    async def _delete(self, kind: Kind, key: Key, uid: str) -> None:
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        with suppress(AbsentError):
+            await self._write("delete", kind, "DELETE", path_of(kind, *key), body=body)
+        known = self._cache.child(kind, key)
+        if known is not None and known["metadata"]["uid"] == uid:
+            self._cache.end(known)
+
+    async def _read(self, kind: Kind, key: Key) -> Object | None:
+        await self._pace.turn()
+        return await self._api.get(kind, key)
+
+    async def _write(self, verb: str, kind: Kind, method: str, path: str, **request: Any) -> Any:
+        await self._pace.turn()
+        if not self._leads():
+            raise NotLeadingError(f"{verb} {kind.name}: another operator may lead now")
+        answer = await self._api.call(method, path, **request)
+        self._metrics.writes.labels(kind.name, verb).inc()
+        return answer
 
 
 def _only_replicas(document: Object, replicas: int) -> Object:
@@ -205,21 +214,3 @@ def _only_replicas(document: Object, replicas: int) -> Object:
         "metadata": metadata,
         "spec": {"replicas": replicas},
     }
-
-
-def _explained(error: ApiException, request: str) -> RefusedError | UnavailableError:
-    words = _server_words(error)
-    if error.status == HTTPStatus.NOT_FOUND:
-        return _NotFoundError(words)
-    if error.status in _REFUSALS:
-        return RefusedError(words)
-    return UnavailableError(f"{request}: {error.status} {words}")
-
-
-def _server_words(error: ApiException) -> str:
-    """Return the message of the Status object in the answer, or the answer as it is."""
-    try:
-        document = json.loads(error.body or "")
-    except ValueError:
-        return str(error.body or error.reason)
-    return str(document.get("message", error.reason))

@@ -36,12 +36,16 @@ def stamped(document: Object) -> Object:
 
 def difference(wanted: Any, live: Any, path: str = "") -> str | None:
     """Return the path of the first field of `wanted` that `live` does not hold, or None when it holds all."""
+    if wanted == live:  # most often, and quick
+        return None
     if isinstance(wanted, Mapping) and isinstance(live, Mapping):
-        return _first(difference(value, live.get(key), f"{path}.{key}") for key, value in wanted.items())
+        others = ((key, value) for key, value in wanted.items() if value != live.get(key))
+        return _first(difference(value, live.get(key), f"{path}.{key}") for key, value in others)
     if isinstance(wanted, list) and isinstance(live, list):
         if len(live) < len(wanted):
             return path
-        return _first(_missing_item(item, live, f"{path}[{number}]") for number, item in enumerate(wanted))
+        missing = ((number, item) for number, item in enumerate(wanted) if item not in live)
+        return _first(_missing_item(item, live, f"{path}[{number}]") for number, item in missing)
     return None if _same(wanted, live) else path
 
 
@@ -57,10 +61,10 @@ def _missing_item(wanted: Any, live: list[Any], path: str) -> str | None:
 def _same(wanted: Any, live: Any) -> bool:
     if wanted == live or (wanted in _EMPTY and live in _EMPTY):
         return True
-    return _quantity(wanted) is not None and _quantity(wanted) == _quantity(live)
+    return quantity(wanted) is not None and quantity(wanted) == quantity(live)
 
 
-def _quantity(value: Any) -> Decimal | None:
+def quantity(value: Any) -> Decimal | None:
     """Return a Kubernetes quantity as a number: the API server writes `1000m` as `1`."""
     text = str(value)
     suffix = next((s for s in sorted(_SUFFIXES, key=len, reverse=True) if text.endswith(s)), "")

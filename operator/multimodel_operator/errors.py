@@ -13,5 +13,9 @@ class UnavailableError(OperatorError):
     """The API server did not answer, or not now; try again later."""
 
 
-class DefinitionMissingError(OperatorError):
-    """The CustomResourceDefinition of MultiModel is not installed."""
+class AbsentError(UnavailableError):
+    """The object, its namespace, or its whole kind is not there."""
+
+
+class NotLeadingError(OperatorError):
+    """Another operator may have taken over: this one must not write any more."""

@@ -1,18 +1,24 @@
 """Kubernetes Events on transitions: what changed between two statuses, said once; pure."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from multimodel_api import names
 from multimodel_api.names import ConditionType
 from multimodel_api.state import ModelState
-from multimodel_api.status import ModelStatus, MultiModelStatus
-from multimodel_operator import objects
+from multimodel_api.status import Condition, ConditionReason, ModelStatus, MultiModelStatus
+from multimodel_operator import objects, timeline
 from multimodel_operator.objects import Object
 
 MAX_NOTE = 1024
-_TRANSITIONS = {ModelState.LOADED: "Loaded", ModelState.UNLOADED: "Unloaded"}
+
+MODEL_LOADED = "ModelLoaded"
+MODEL_UNLOADED = "ModelUnloaded"
+ID_MOVED = "IdMoved"
+POD_REPLACED = "PodReplaced"
+"""Reasons of Events, beside those of failures and conditions."""
 
 
 @dataclass(frozen=True)
@@ -25,35 +31,68 @@ class Notice:
 
 
 def notices(previous: MultiModelStatus, current: MultiModelStatus) -> list[Notice]:
-    """Return what changed for the people who watch: models that came or went, and every new failure."""
+    """Return what changed for the people who watch: what models did, and every new failure."""
     before = {model.name: model for model in previous.models}
     found = [notice for model in current.models for notice in _of_model(before.get(model.name), model)]
-    return found + _of_resource(previous, current)
+    return found + _of_conditions(previous, current)
 
 
 def _of_model(before: ModelStatus | None, model: ModelStatus) -> list[Notice]:
-    changed: list[Notice] = []
-    known = before is not None or model.state is ModelState.LOADED  # a model made with 0 replicas was not unloaded
-    if known and model.state in _TRANSITIONS and (before is None or before.state is not model.state):
-        word = _TRANSITIONS[model.state]
-        changed.append(Notice("Normal", word, f"model {model.name} ({model.id}) is {model.state}"))
+    return [*_loads(before, model), *_states(before, model), *_troubles(before, model)]
+
+
+def _loads(before: ModelStatus | None, model: ModelStatus) -> Iterator[Notice]:
+    known = {(load.pod, load.started_at) for load in before.loads} if before else set()
+    for load in reversed(model.loads):
+        if (load.pod, load.started_at) not in known:
+            words = f"model {model.name} ({model.id}): {load.pod} has loaded it in {timeline.sentence(load)}"
+            yield Notice("Normal", MODEL_LOADED, words)
+
+
+def _states(before: ModelStatus | None, model: ModelStatus) -> Iterator[Notice]:
+    """Tell an unload, and another id; a model made with 0 replicas was not unloaded."""
+    if before is None:
+        return
+    if model.state is ModelState.UNLOADED and before.state is not ModelState.UNLOADED:
+        yield Notice("Normal", MODEL_UNLOADED, f"model {model.name} ({model.id}) is unloaded")
+    if before.id != model.id:
+        yield Notice("Normal", ID_MOVED, f"model {model.name} is served as {model.id}, no longer as {before.id}")
+
+
+def _troubles(before: ModelStatus | None, model: ModelStatus) -> Iterator[Notice]:
+    """Tell a new failure, and a server's end that a restart may cure: one that lasts is a failure soon."""
     if model.reason and (before is None or (before.reason, before.message) != (model.reason, model.message)):
-        changed.append(Notice("Warning", model.reason, f"model {model.name}: {model.message}"))
-    return changed
+        yield Notice("Warning", model.reason, f"model {model.name}: {model.message}")
+    end = model.last_end
+    if (
+        end
+        and (before is None or before.last_end != end)
+        and (end.reason, end.message) != (model.reason, model.message)
+    ):
+        yield Notice("Warning", end.reason, f"model {model.name}: a server ended: {end.message}")
 
 
-def _of_resource(previous: MultiModelStatus, current: MultiModelStatus) -> list[Notice]:
-    """A failure that is no model's: the router's, or a spec that is not understood."""
+def _of_conditions(previous: MultiModelStatus, current: MultiModelStatus) -> list[Notice]:
+    """Tell what is no model's own: the router's failure, a bad spec, a warning, a rollout that is blocked."""
     of_models = {f"model {model.name}: {model.message}" for model in current.models}
     said = {(condition.reason, condition.message) for condition in previous.conditions}
     return [
         Notice("Warning", condition.reason, condition.message)
         for condition in current.conditions
-        if condition.type is ConditionType.DEGRADED
-        and condition.status == "True"
+        if _is_warning(condition)
         and condition.message not in of_models
         and (condition.reason, condition.message) not in said
     ]
+
+
+def _is_warning(condition: Condition) -> bool:
+    match condition.type, condition.status:
+        case (ConditionType.DEGRADED | ConditionType.CALLS_FAILING, "True") | (ConditionType.FITS, "False"):
+            return True
+        case (ConditionType.PROGRESSING, "False"):
+            return condition.reason == ConditionReason.ROLLOUT_BLOCKED
+        case _:
+            return False
 
 
 def event(notice: Notice, multimodel: Object, now: str) -> dict[str, Any]:

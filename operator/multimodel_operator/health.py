@@ -1,48 +1,48 @@
-"""Answers the kubelet's probes by what the operator gets done, not by its being there."""
+"""Answers the kubelet's probes by what the operator gets done, not by its being there; and shows its metrics."""
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from multimodel_api import names
+from multimodel_operator.cache import Cache
+from multimodel_operator.metrics import Metrics
+from multimodel_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
 
 STUCK_SECONDS = 300.0
-"""A look at everything, or the work on one MultiModel, that takes longer than this will never end."""
+"""A round of listing and watching, the work on one MultiModel, or a wait for it that takes longer will never end."""
+METRICS_PATH = "/metrics"
 
 
 class Health:
     """What the probes are answered from."""
 
-    def __init__(self, longest_work: Callable[[], float]) -> None:
-        self._longest_work = longest_work
-        self._last_look = asyncio.get_running_loop().time()
-        self._reached = False
-
-    def looked(self, *, reached: bool) -> None:
-        """Note the end of a look at everything, and whether the API server was reached."""
-        self._last_look = asyncio.get_running_loop().time()
-        self._reached = reached
+    def __init__(self, cache: Cache, queue: WorkQueue) -> None:
+        self._cache = cache
+        self._queue = queue
 
     @property
     def live(self) -> bool:
         """Whether work goes on; an API server that is away is no reason to restart."""
-        return max(asyncio.get_running_loop().time() - self._last_look, self._longest_work()) < STUCK_SECONDS
+        times = [mirror.idle_seconds for mirror in self._cache.mirrors]
+        times += [self._queue.longest_work_seconds(), self._queue.longest_wait_seconds()]
+        return max(times) < STUCK_SECONDS
 
     @property
     def ready(self) -> bool:
-        """Whether the last look at everything succeeded."""
-        return self._reached
+        """Whether everything has been seen, and the API server answers."""
+        return all(mirror.reachable for mirror in self._cache.mirrors)
 
 
 @asynccontextmanager
-async def answering(health: Health, host: str, port: int) -> AsyncIterator[None]:
-    """Answer probes for the length of the block."""
+async def answering(health: Health, metrics: Metrics, host: str, port: int) -> AsyncIterator[None]:
+    """Answer probes, and who asks for metrics, for the length of the block."""
 
     async def live(_: web.Request) -> web.Response:
         return _answer(health.live)
@@ -50,8 +50,11 @@ async def answering(health: Health, host: str, port: int) -> AsyncIterator[None]
     async def ready(_: web.Request) -> web.Response:
         return _answer(health.ready)
 
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(body=metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
     app = web.Application()
-    app.add_routes([web.get(names.LIVE_PATH, live), web.get(names.READY_PATH, ready)])
+    app.add_routes([web.get(names.LIVE_PATH, live), web.get(names.READY_PATH, ready), web.get(METRICS_PATH, page)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:

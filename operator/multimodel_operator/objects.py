@@ -34,10 +34,21 @@ ROLE = Kind("rbac.authorization.k8s.io/v1", "Role", "roles")
 ROLE_BINDING = Kind("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings")
 SERVICE = Kind("v1", "Service", "services")
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
+NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+POD_DISRUPTION_BUDGET = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 POD = Kind("v1", "Pod", "pods")
+NODE = Kind("v1", "Node", "nodes")
 EVENT = Kind("events.k8s.io/v1", "Event", "events")
 
-CHILD_KINDS = (SERVICE_ACCOUNT, ROLE, ROLE_BINDING, SERVICE, DEPLOYMENT)
+CHILD_KINDS = (
+    SERVICE_ACCOUNT,
+    ROLE,
+    ROLE_BINDING,
+    NETWORK_POLICY,
+    SERVICE,
+    POD_DISRUPTION_BUDGET,
+    DEPLOYMENT,
+)
 """Kinds of a MultiModel's children, in the order they are created."""
 
 _BY_NAME = {kind.name: kind for kind in CHILD_KINDS}

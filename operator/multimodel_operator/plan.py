@@ -1,12 +1,13 @@
 """Decides what to write: what should exist against what does; pure, and each step says why in words."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from multimodel_api import names
 from multimodel_api.names import FieldManager
 from multimodel_operator import drift
-from multimodel_operator.objects import Kind, Object, Observed, kind_of, name_of
-from multimodel_operator.resources import Child
+from multimodel_operator.objects import Kind, Object, Observed, kind_of, label_of, name_of
+from multimodel_operator.owned import Child
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,11 @@ class Delete:
 Step = Create | Update | Delete
 
 
-def make_plan(wanted: Sequence[Child], observed: Observed) -> list[Step]:
-    """Return the steps that turn what is observed into what is wanted; none when all is as it should be."""
+def make_plan(wanted: Sequence[Child], observed: Observed, spared: Collection[str] = ()) -> list[Step]:
+    """Return the steps that turn what is observed into what is wanted; none when all is as it should be.
+
+    The objects of `spared` models stay as they are, wanted or not.
+    """
     steps: list[Step] = []
     kept: set[tuple[str, str]] = set()
     uid = observed.multimodel["metadata"]["uid"]
@@ -62,7 +66,11 @@ def make_plan(wanted: Sequence[Child], observed: Observed) -> list[Step]:
         step = _create(child) if live is None else _mend(child, live, uid)
         if step is not None:
             steps.append(step)
-    leftovers = [live for live in observed.children if (live["kind"], name_of(live)) not in kept]
+    leftovers = [
+        live
+        for live in observed.children
+        if (live["kind"], name_of(live)) not in kept and label_of(live, names.LABEL_MODEL) not in spared
+    ]
     return steps + [_delete(live, "no longer in the spec") for live in leftovers if controller_of(live) == uid]
 
 

@@ -1,97 +1,110 @@
 """Turns what is observed into a MultiModel's status; pure: the time is an argument."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Literal
+from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from multimodel_api import names
+from multimodel_api import names, pod_failures, pod_status
 from multimodel_api.failures import MAX_MESSAGE, FailureReason, LoadFailure
 from multimodel_api.manifest import LOADABLE_KINDS, Model, MultiModelSpec
 from multimodel_api.names import ConditionType
-from multimodel_api.pod_failures import pod_failure
+from multimodel_api.served import Identity, identity_of
 from multimodel_api.state import ModelState, model_state
-from multimodel_api.status import Condition, ModelStatus, MultiModelStatus
-from multimodel_operator import objects
+from multimodel_api.status import End, ModelStatus, MultiModelStatus
+from multimodel_api.timestamps import moment
+from multimodel_operator import conditions, objects, rollout, timeline
+from multimodel_operator.conditions import ModelFindings, RouterStatus
+from multimodel_operator.fit import LOOKING, Fit
 from multimodel_operator.objects import Key, Object, Observed, label_of
-from multimodel_operator.resources import router_url
-
-
-class ConditionReason(StrEnum):
-    """Reasons of conditions beside those of `FailureReason`."""
-
-    ALL_READY = "AllReady"
-    MODELS_LOADING = "ModelsLoading"
-    ROUTER_STARTING = "RouterStarting"
-    ROUTER_READY = "RouterReady"
-    NO_FAILURE = "NoFailure"
-    INVALID_SPEC = "InvalidSpec"
-
+from multimodel_operator.rollout import Stage
+from multimodel_operator.router_resources import mounted_secrets, router_url
+from multimodel_operator.serving import Serving
+from multimodel_operator.timeline import Reports
 
 Refusals = Mapping[str, str]
 """What the API server said to objects that it did not accept, by their name."""
 
 
-@dataclass(frozen=True)
-class RouterStatus:
-    """What is known of the router."""
-
-    replicas: int
-    ready_replicas: int
-    failure: LoadFailure | None
+_ROUTERS_RECORDS = ("last_command", "calls_failing_since")
+"""The fields of a model's status that routers write."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A condition without its time and generation."""
+class Findings:
+    """What a pass has found out beside what is observed.
 
-    type: ConditionType
-    holds: bool
-    reason: str
-    message: str
+    `reports` are what servers told of their loads, `fits` whether models fit their devices where that is looked at, and
+    `router_withheld` is whether no router may run, for want of API keys.
+    """
+
+    serving: Serving
+    refusals: Refusals = field(default_factory=dict)
+    reports: Reports = field(default_factory=dict)
+    fits: Mapping[str, Fit] = field(default_factory=dict)
+    router_withheld: bool = False
 
 
 def current_status(
-    observed: Observed, spec: MultiModelSpec, refusals: Refusals, previous: MultiModelStatus, now: str
+    observed: Observed, spec: MultiModelSpec, findings: Findings, previous: MultiModelStatus, now: str
 ) -> MultiModelStatus:
-    """Return the status; a condition keeps its time of transition while its status stays the same.
-
-    `now` is an RFC 3339 time.
-    """
+    """Return the status; `now` is an RFC 3339 time. What has not changed keeps its time of transition."""
     metadata = observed.multimodel["metadata"]
     key = Key(metadata["namespace"], metadata["name"])
-    models = [_model_status(observed, key, model, refusals) for model in spec.models]
-    loaded = sum(model.state is ModelState.LOADED for model in models)
-    verdicts = _verdicts(models, _router_status(observed, key, refusals))
+    before = {model.name: model for model in previous.models}
+    models = [_model_findings(observed, key, model, findings, before.get(model.name), now) for model in spec.models]
+    shown = [model.status for model in models]
+    loaded = sum(model.state is ModelState.LOADED for model in shown)
+    router = _router_status(observed, key, spec, findings, now)
+    said = conditions.verdicts(models, router, _failing_calls(observed.multimodel, shown))
+    unsettled = [ConditionType.FITS] if LOOKING in findings.fits.values() else []
     return MultiModelStatus(
         observed_generation=metadata["generation"],
-        conditions=_conditions(verdicts, previous, metadata["generation"], now),
-        default_model=spec.default.api_id,
-        url=router_url(key),
+        conditions=conditions.conditions(said, previous, metadata["generation"], now, unsettled),
+        default_model=findings.serving.default,
+        url=router_url(key, spec.router),
         loaded=f"{loaded}/{len(models)}",
-        models=models,
+        models=[*shown, *findings.serving.retiring],
     )
 
 
 def invalid_status(multimodel: Object, problem: str, previous: MultiModelStatus, now: str) -> MultiModelStatus:
     """Return the status of a MultiModel whose spec this operator does not understand; its children stay as they are."""
     generation = multimodel["metadata"]["generation"]
-    reason = ConditionReason.INVALID_SPEC
-    verdicts = [
-        Verdict(ConditionType.READY, False, reason, problem),
-        Verdict(ConditionType.DEGRADED, True, reason, problem),
-    ]
-    return previous.model_copy(
-        update={
-            "observed_generation": generation,
-            "conditions": _conditions(verdicts, previous, generation, now),
-        }
-    )
+    said = conditions.conditions(conditions.invalid(problem), previous, generation, now)
+    return previous.model_copy(update={"observed_generation": generation, "conditions": said})
 
 
 def previous_status(multimodel: Object) -> MultiModelStatus:
+    """Return the operator's part of the status that is written, which is all of it but what routers record."""
+    written = _written_status(multimodel)
+    models = [model.model_copy(update=dict.fromkeys(_ROUTERS_RECORDS)) for model in written.models]
+    return written.model_copy(update={"models": models})
+
+
+def forgotten_records(multimodel: Object, current: MultiModelStatus) -> list[str]:
+    """Return the models that are in no list any more and of which a router's record is left."""
+    listed = {model.name for model in current.models}
+    return [
+        model.name
+        for model in _written_status(multimodel).models
+        if model.name not in listed and any(getattr(model, record) for record in _ROUTERS_RECORDS)
+    ]
+
+
+def pods_of(observed: Observed, model: str) -> list[Object]:
+    """Return the pods of a model."""
+    return [pod for pod in observed.pods if label_of(pod, names.LABEL_MODEL) == model]
+
+
+def _failing_calls(multimodel: Object, shown: Sequence[ModelStatus]) -> dict[str, str]:
+    """Return since when every call of a model fails, for those that are wanted: nobody calls an unloaded one."""
+    wanted = {model.name for model in shown if model.replicas}
+    written = _written_status(multimodel).models
+    return {m.name: m.calls_failing_since for m in written if m.calls_failing_since and m.name in wanted}
+
+
+def _written_status(multimodel: Object) -> MultiModelStatus:
     """Return the status that is written; an empty one where another version wrote something else."""
     try:
         return MultiModelStatus.model_validate(multimodel.get("status", {}))
@@ -99,23 +112,86 @@ def previous_status(multimodel: Object) -> MultiModelStatus:
         return MultiModelStatus()
 
 
-def _model_status(observed: Observed, key: Key, model: Model, refusals: Refusals) -> ModelStatus:
+def _model_findings(
+    observed: Observed, key: Key, model: Model, findings: Findings, before: ModelStatus | None, now: str
+) -> ModelFindings:
     name = names.model_object_name(key.name, model.name)
     deployment = observed.child(objects.DEPLOYMENT, name) if model.loadable else None
+    pods = pods_of(observed, model.name)
+    stage = Stage.DONE if deployment is None else rollout.stage(deployment, pods, now)
+    failure = (
+        _unsupported(model)
+        or _refusal(findings.refusals, name)
+        or _failure(deployment, pods, observed.pods, stage, now)
+    )
+    identity = findings.serving.identities[model.name]
+    fit = findings.fits.get(model.name)
+    shown = _model_status(model, identity, deployment, failure, before, now).model_copy(
+        update={
+            "restarts": sum(c.get("restartCount", 0) for pod in pods for c in pod_status.containers(pod)),
+            "last_end": _last_end(pods, before),
+            "loads": timeline.loads(before.loads if before else [], pods, findings.reports),
+            "memory": before.memory if before and fit is LOOKING else fit and fit.memory,
+        }
+    )
+    wanted = identity_of(model)
+    return ModelFindings(shown, stage, moves_to=wanted.id if wanted != identity else None, fit=fit)
+
+
+def _model_status(
+    model: Model,
+    identity: Identity,
+    deployment: Object | None,
+    failure: LoadFailure | None,
+    before: ModelStatus | None,
+    now: str,
+) -> ModelStatus:
     desired: int | None = None if deployment is None else deployment["spec"].get("replicas", 1)
     ready = 0 if deployment is None else deployment.get("status", {}).get("readyReplicas", 0)
-    pods = [pod for pod in observed.pods if label_of(pod, names.LABEL_MODEL) == model.name]
-    failure = _unsupported(model) or _refusal(refusals, name) or (pod_failure(pods) if desired else None)
+    state = model_state(desired_replicas=desired, ready_replicas=ready, failure=failure)
     return ModelStatus(
         name=model.name,
-        id=model.api_id,
-        canonical_id=model.canonical_id,
-        state=model_state(desired_replicas=desired, ready_replicas=ready, failure=failure),
+        id=identity.id,
+        canonical_id=identity.canonical_id,
+        state=state,
+        since=before.since if before and before.state is state else now,
         reason=failure and failure.reason,
         message=failure and failure.message[:MAX_MESSAGE],
         replicas=desired or 0,
         ready_replicas=ready,
     )
+
+
+def _failure(
+    deployment: Object | None, pods: Sequence[Object], neighbours: Sequence[Object], stage: Stage, now: str
+) -> LoadFailure | None:
+    """Return why a model that is wanted does not come up; a new pod whose room is being made fails in nothing."""
+    if deployment is None or not deployment["spec"].get("replicas", 1):
+        return None
+    failure = pod_failures.pod_failure(pods, neighbours, now) or _without_pods(deployment)
+    is_awaited = stage is Stage.DRAINING and failure and failure.reason is FailureReason.UNSCHEDULABLE
+    return None if is_awaited else failure
+
+
+def _without_pods(deployment: Object) -> LoadFailure | None:
+    """Return why the API server lets a Deployment make no pods."""
+    found = [c for c in deployment.get("status", {}).get("conditions", []) if c["type"] == "ReplicaFailure"]
+    if not found or found[0]["status"] != "True":
+        return None
+    words = found[0].get("message", "")
+    over_quota = "exceeded quota" in words
+    reason = FailureReason.QUOTA_EXCEEDED if over_quota else FailureReason.BAD_CONFIGURATION
+    return LoadFailure(reason=reason, message=words)
+
+
+def _last_end(pods: Sequence[Object], before: ModelStatus | None) -> End | None:
+    """Return how a server last ended; pods that are gone are remembered."""
+    known = before.last_end if before else None
+    found = pod_failures.last_end(pods)
+    if found is None or (known and moment(known.at) >= moment(found[1])):
+        return known
+    why, at = found
+    return End(reason=why.reason, message=why.message[:MAX_MESSAGE], at=at)
 
 
 def _unsupported(model: Model) -> LoadFailure | None:
@@ -133,72 +209,25 @@ def _refusal(refusals: Refusals, name: str) -> LoadFailure | None:
     return LoadFailure(reason=FailureReason.BAD_CONFIGURATION, message=refusals[name])
 
 
-def _router_status(observed: Observed, key: Key, refusals: Refusals) -> RouterStatus:
+def _router_status(observed: Observed, key: Key, spec: MultiModelSpec, findings: Findings, now: str) -> RouterStatus:
     name = names.router_name(key.name)
     deployment = observed.child(objects.DEPLOYMENT, name)
     pods = [pod for pod in observed.pods if label_of(pod, names.LABEL_COMPONENT) == names.Component.ROUTER]
     return RouterStatus(
         replicas=0 if deployment is None else deployment["spec"].get("replicas", 1),
         ready_replicas=0 if deployment is None else deployment.get("status", {}).get("readyReplicas", 0),
-        failure=_refusal(refusals, name) or pod_failure(pods),
+        failure=_refusal(findings.refusals, name) or pod_failures.pod_failure(pods, now=now),
+        withheld=_how_to_get_keys(key) if findings.router_withheld else None,
+        secrets=tuple(mounted_secrets(spec.router).values()),
     )
 
 
-def _verdicts(models: Sequence[ModelStatus], router: RouterStatus) -> list[Verdict]:
-    models_ready = _models_ready(models)
-    router_ready = _router_ready(router)
-    broken = next((verdict for verdict in (models_ready, router_ready) if not verdict.holds), None)
-    ready = (
-        Verdict(ConditionType.READY, False, broken.reason, broken.message)
-        if broken
-        else Verdict(ConditionType.READY, True, ConditionReason.ALL_READY, "the endpoint serves every wanted model")
+def _how_to_get_keys(key: Key) -> str:
+    secret = f"{key.name}-keys"
+    patch = f'{{"spec": {{"router": {{"apiKeys": {{"secretName": "{secret}"}}}}}}}}'
+    return (
+        "no router runs, as spec.router.apiKeys is not set. To make a key and to name its Secret: "
+        f"`multimodel keys new KEY --secret {secret} | kubectl apply -n {key.namespace} --server-side "
+        f"--field-manager=KEY -f -` and `kubectl patch mm {key.name} -n {key.namespace} --type=merge -p '{patch}'`. "
+        "To let everybody in instead, install the chart with requireApiKeys=false."
     )
-    return [ready, models_ready, router_ready, _degraded(models, router)]
-
-
-def _models_ready(models: Sequence[ModelStatus]) -> Verdict:
-    """A model that nobody wants now is fine; one that serves is ready even if one of its replicas fails."""
-    for model in models:
-        if model.reason and model.state is not ModelState.LOADED:
-            return Verdict(ConditionType.MODELS_READY, False, model.reason, f"model {model.name}: {model.message}")
-    waiting = [model.name for model in models if model.state not in (ModelState.LOADED, ModelState.UNLOADED)]
-    if waiting:
-        words = f"waiting for {', '.join(waiting)}"
-        return Verdict(ConditionType.MODELS_READY, False, ConditionReason.MODELS_LOADING, words)
-    return Verdict(ConditionType.MODELS_READY, True, ConditionReason.ALL_READY, "every wanted model is loaded")
-
-
-def _router_ready(router: RouterStatus) -> Verdict:
-    counted = f"{router.ready_replicas} of {router.replicas} router pods are ready"
-    if router.ready_replicas:
-        return Verdict(ConditionType.ROUTER_READY, True, ConditionReason.ROUTER_READY, counted)
-    if router.failure:
-        return Verdict(ConditionType.ROUTER_READY, False, router.failure.reason, f"router: {router.failure.message}")
-    return Verdict(ConditionType.ROUTER_READY, False, ConditionReason.ROUTER_STARTING, counted)
-
-
-def _degraded(models: Sequence[ModelStatus], router: RouterStatus) -> Verdict:
-    """Whether anything fails, serving or not."""
-    for model in models:
-        if model.reason:
-            return Verdict(ConditionType.DEGRADED, True, model.reason, f"model {model.name}: {model.message}")
-    if router.failure:
-        return Verdict(ConditionType.DEGRADED, True, router.failure.reason, f"router: {router.failure.message}")
-    return Verdict(ConditionType.DEGRADED, False, ConditionReason.NO_FAILURE, "nothing fails")
-
-
-def _conditions(verdicts: Sequence[Verdict], previous: MultiModelStatus, generation: int, now: str) -> list[Condition]:
-    since = {(old.type, old.status): old.last_transition_time for old in previous.conditions}
-
-    def condition(verdict: Verdict) -> Condition:
-        status: Literal["True", "False"] = "True" if verdict.holds else "False"
-        return Condition(
-            type=verdict.type,
-            status=status,
-            reason=verdict.reason,
-            message=verdict.message,
-            last_transition_time=since.get((verdict.type, status), now),
-            observed_generation=generation,
-        )
-
-    return [condition(verdict) for verdict in verdicts]

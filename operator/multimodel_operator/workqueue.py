@@ -6,7 +6,8 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from multimodel_operator.errors import OperatorError
+from multimodel_operator.errors import NotLeadingError, RefusedError, UnavailableError
+from multimodel_operator.metrics import Metrics
 from multimodel_operator.objects import Key
 
 logger = logging.getLogger(__name__)
@@ -16,46 +17,76 @@ GATHER_SECONDS = 0.1
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 30.0
 
+_CAUSES = {RefusedError: "refused", UnavailableError: "unavailable", NotLeadingError: "not_leading"}
+
 
 class WorkQueue:
     """Keys that wait for work, and a bounded number of workers."""
 
-    def __init__(self, work: Callable[[Key], Awaitable[None]], workers: int) -> None:
+    def __init__(
+        self, work: Callable[[Key], Awaitable[None]], workers: int, metrics: Metrics, name: str = "reconcile"
+    ) -> None:
         self._work = work
         self._workers = workers
-        self._queue: asyncio.Queue[Key] = asyncio.Queue()
-        self._waiting: set[Key] = set()
+        self._seconds, self._errors = metrics.of_work(name)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._due: asyncio.Queue[Key] = asyncio.Queue()
+        self._waiting: dict[Key, float] = {}
+        """When work on a key is due."""
         self._running: dict[Key, float] = {}
+        """Since when there has been work on a key."""
         self._again: set[Key] = set()
         self._failures: Counter[Key] = Counter()
 
-    def add(self, key: Key, delay: float = GATHER_SECONDS) -> None:
-        """Ask for work on `key` soon; does nothing if it waits already."""
-        if key not in self._waiting:
-            self._waiting.add(key)
-            asyncio.get_running_loop().call_later(delay, self._queue.put_nowait, key)
+    def __len__(self) -> int:
+        return self._due.qsize()
 
-    def longest_seconds(self) -> float:
+    def add(self, key: Key, delay: float = GATHER_SECONDS) -> None:
+        """Ask for work on `key` within `delay` seconds; does nothing if it waits for less already."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + delay
+        if self._waiting.get(key, due + 1) > due:
+            self._waiting[key] = due
+            loop.call_at(due, self._come_due, key, due)
+
+    def longest_work_seconds(self) -> float:
         """Return for how long the oldest piece of work has been running."""
-        now = asyncio.get_running_loop().time()
-        return max((now - since for since in self._running.values()), default=0.0)
+        return self._age(self._running)
+
+    def longest_wait_seconds(self) -> float:
+        """Return for how long the oldest key has been waiting for a worker, beyond the time it was due."""
+        return self._age(self._waiting)
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(self._workers):
-                workers.create_task(self._worker())
+        """Work until cancelled; what waits then is forgotten."""
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(self._workers):
+                    workers.create_task(self._worker())
+        finally:
+            self._forget()
+
+    def _age(self, since: dict[Key, float]) -> float:
+        now = asyncio.get_running_loop().time()
+        return max(0.0, now - min(since.values(), default=now))
+
+    def _come_due(self, key: Key, due: float) -> None:
+        if self._waiting.get(key) == due:  # else it came earlier, or was forgotten
+            self._due.put_nowait(key)
 
     async def _worker(self) -> None:
         while True:
-            key = await self._queue.get()
-            self._waiting.discard(key)
+            key = await self._due.get()
+            self._waiting.pop(key, None)
             if key in self._running:
                 self._again.add(key)
                 continue
             self._running[key] = asyncio.get_running_loop().time()
             try:
-                await self._attempt(key)
+                with self._seconds.time():
+                    await self._attempt(key)
             finally:
                 del self._running[key]
             if key in self._again:
@@ -65,15 +96,17 @@ class WorkQueue:
     async def _attempt(self, key: Key) -> None:
         try:
             await self._work(key)
-        except OperatorError as error:
-            self._retry(key, str(error))
+        except (RefusedError, UnavailableError, NotLeadingError) as error:
+            cause = next(word for kind, word in _CAUSES.items() if isinstance(error, kind))
+            self._retry(key, cause, str(error))
         except Exception as error:  # one MultiModel's trouble must not stop the others
             logger.exception("%s: unexpected error", key)
-            self._retry(key, repr(error))
+            self._retry(key, "unexpected", repr(error))
         else:
             del self._failures[key]
 
-    def _retry(self, key: Key, problem: str) -> None:
+    def _retry(self, key: Key, cause: str, problem: str) -> None:
+        self._errors.labels(cause).inc()
         delay = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(self._failures[key], 10))
         delay *= random.uniform(0.5, 1.0)  # noqa: S311  (spreads retries, hides nothing)
         self._failures[key] += 1

@@ -1,5 +1,6 @@
 """`python -m multimodel_router`: the router as a process."""
 
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -10,21 +11,22 @@ from pydantic import ValidationError
 
 from multimodel_api.manifest import MultiModel
 from multimodel_router import settings as command_line
-from multimodel_router.app import create_app
 from multimodel_router.fleet import Fleet, FleetUnavailableError
 from multimodel_router.fleet.processes import ProcessFleet
-from multimodel_router.metrics import Metrics
-from multimodel_router.server import make_server
+from multimodel_router.router import Router
+from multimodel_router.server import Server
 from multimodel_router.settings import ProcessesSettings, Settings
 from multimodel_router.upstream import Upstream
+from multimodel_router.workers import run_workers
 
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT: then finish running requests, and end the fleet."""
-    upstream, metrics = Upstream(), Metrics()
-    fleet = await make_fleet(settings, upstream)
-    app = create_app(fleet, upstream, metrics, wait_seconds=settings.wait_seconds)
-    await make_server(app, settings).serve()
+    upstream = Upstream()
+    router = Router(await make_fleet(settings, upstream), upstream, settings)
+    server = Server(router, settings)
+    with server.signals():
+        await server.serve()
 
 
 async def make_fleet(settings: Settings, upstream: Upstream) -> Fleet:
@@ -54,14 +56,37 @@ def _bad_start(problem: str) -> SystemExit:
     return SystemExit(2)
 
 
-def main() -> None:
-    """Run the router of the command line."""
-    settings = command_line.parse(sys.argv[1:])
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+def run(settings: Settings) -> None:
+    """Run one router process; ends the program with status 2 and a clear line when it cannot begin."""
+    _log(settings)
+    _collect_seldom()
     try:
         uvloop.run(serve(settings))
     except FleetUnavailableError as error:
         raise _bad_start(str(error)) from error
+    except OSError as error:
+        raise _bad_start(f"cannot serve on {settings.host}:{settings.port}: {error}") from error
+
+
+def _log(settings: Settings) -> None:
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _collect_seldom() -> None:
+    """Look for garbage in cycles seldom: a look at the objects of thousands of streams stops them all for a while."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
+def main() -> None:
+    """Run the router of the command line."""
+    settings = command_line.parse(sys.argv[1:])
+    if settings.workers > 1:
+        _log(settings)
+        run_workers(settings, run)
+    else:
+        run(settings)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The router's HTTP application: control routes here, inference routes handed to the relay."""
+"""The control routes: models, their lifecycle, health, metrics and the console."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -10,104 +10,118 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.routing import Route
 
 from multimodel_api import errors, names
 from multimodel_api.anthropic import is_messages_path, messages_error
 from multimodel_api.lifecycle import HTTP_STATUS, LifecycleReply, LifecycleRequest, ModelCard
 from multimodel_api.manifest import Model
+from multimodel_router.access import Access, Action, Caller
+from multimodel_router.console import console_routes
 from multimodel_router.fleet import Fleet
-from multimodel_router.inference import INFERENCE_PATHS, InferenceRoute
+from multimodel_router.fleet.probe import Probe
 from multimodel_router.lifecycle import Lifecycle
 from multimodel_router.metrics import Metrics
-from multimodel_router.relay import Relay
-from multimodel_router.request_body import read_body
-from multimodel_router.request_id import RequestId
-from multimodel_router.upstream import Upstream
-from multimodel_router.waiting import WaitingRoom
+from multimodel_router.relay import find_model
+
+LifecycleAction = Callable[[LifecycleRequest, str], Awaitable[LifecycleReply]]
 
 
-def create_app(fleet: Fleet, upstream: Upstream, metrics: Metrics, *, wait_seconds: float) -> FastAPI:
-    """Return the application over a fleet, which it starts and stops."""
-    waiting = WaitingRoom(fleet, metrics)
-    app = FastAPI(lifespan=_lifespan(fleet, upstream), openapi_url=None, redirect_slashes=False)
-    app.add_middleware(RequestId)
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the control routes work with; `stopping` tells that the router takes no new clients."""
+
+    fleet: Fleet
+    lifecycle: Lifecycle
+    access: Access
+    metrics: Metrics
+    probe: Probe
+    stopping: Callable[[], bool]
+
+
+def create_app(control: Control) -> FastAPI:
+    """Return the application."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
     _add_error_handlers(app)
-    _add_model_routes(app, fleet)
-    _add_lifecycle_routes(app, Lifecycle(fleet, waiting, wait_seconds))
-    _add_health_routes(app, fleet, metrics)
-    inference = InferenceRoute(Relay(fleet, waiting, upstream, metrics, wait_seconds), metrics)
-    app.router.routes.extend(Route(path, inference, methods=["POST"]) for path in INFERENCE_PATHS)
+    _add_model_routes(app, control)
+    _add_lifecycle_routes(app, control)
+    _add_health_routes(app, control)
+    app.include_router(console_routes(control.fleet, control.metrics, control.probe, control.access))
     return app
 
 
-def _lifespan(fleet: Fleet, upstream: Upstream) -> Callable[[FastAPI], Any]:
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await fleet.start()
-        try:
-            yield
-        finally:
-            await fleet.stop()
-            upstream.close()
-
-    return lifespan
-
-
-def _add_model_routes(app: FastAPI, fleet: Fleet) -> None:
+def _add_model_routes(app: FastAPI, control: Control) -> None:
     created = int(time.time())
+    fleet, access = control.fleet, control.access
 
     def card(model: Model) -> ModelCard:
         return ModelCard(id=model.api_id, created=created, status=fleet.view(model.name).state)
 
+    def visible(caller: Caller, model: Model | None) -> bool:
+        return model is not None and access.may_see(caller, model)
+
     @app.get("/v1/models")
-    async def list_models() -> Response:
-        default = [ModelCard(id=names.DEFAULT_MODEL_ID, created=created)] if fleet.catalog.default else []
-        cards = default + [card(model) for model in fleet.catalog.models]
+    async def list_models(request: Request) -> Response:
+        caller = access.caller(request.headers.raw, None, None)
+        default = [ModelCard(id=names.DEFAULT_MODEL_ID, created=created)]
+        shown = default if visible(caller, fleet.catalog.default) else []
+        cards = shown + [card(model) for model in fleet.catalog.models if visible(caller, model)]
         return JSONResponse({"object": "list", "data": [_document(entry) for entry in cards]})
 
     @app.get("/v1/models/{model_id:path}")
-    async def show_model(model_id: str) -> Response:
-        model = fleet.catalog.resolve(model_id)
+    async def show_model(request: Request, model_id: str) -> Response:
+        model = find_model(fleet.catalog, access, request.headers.raw, model_id)
+        access.caller(request.headers.raw, None, model)
         view = fleet.view(model.name)
         more = {"canonical_id": model.canonical_id, "progress": view.progress, "failure": view.failure}
         return JSONResponse(_document(card(model).model_copy(update=more)))
 
 
-def _add_lifecycle_routes(app: FastAPI, lifecycle: Lifecycle) -> None:
-    actions = {"unload": lifecycle.unload, "reload": lifecycle.reload, "status": lifecycle.status}
-    for name, action in actions.items():
-        app.add_api_route(f"/v1/models/{name}", _lifecycle_route(action), methods=["POST"])
+def _add_lifecycle_routes(app: FastAPI, control: Control) -> None:
+    lifecycle = control.lifecycle
+    actions = {
+        "unload": (lifecycle.unload, Action.MANAGE),
+        "reload": (lifecycle.reload, Action.MANAGE),
+        "status": (lifecycle.status, None),
+    }
+    for name, (action, right) in actions.items():
+        route = _lifecycle_route(control, action, right)
+        app.add_api_route(f"/v1/models/{name}", route, methods=["POST"])
 
 
-def _lifecycle_route(action: Callable[[str], Awaitable[LifecycleReply]]) -> Callable[[Request], Awaitable[Response]]:
+def _lifecycle_route(
+    control: Control, action: LifecycleAction, right: Action | None
+) -> Callable[[Request], Awaitable[Response]]:
     async def route(request: Request) -> Response:
-        body = await read_body(request.scope, request.receive)
+        control.access.caller(request.headers.raw, None, None)
         try:
-            wanted = LifecycleRequest.model_validate_json(body)
+            wanted = LifecycleRequest.model_validate_json(await request.body())
         except ValidationError as error:
             raise errors.from_validation(error) from error
-        reply = await action(wanted.model_id)
+        model = control.fleet.catalog.find(wanted.model_id)
+        caller = control.access.caller(request.headers.raw, right, model)
+        reply = await action(wanted, caller.name)
         return JSONResponse(_document(reply), HTTP_STATUS[reply.status])
 
     return route
 
 
-def _add_health_routes(app: FastAPI, fleet: Fleet, metrics: Metrics) -> None:
+def _add_health_routes(app: FastAPI, control: Control) -> None:
+    fleet, metrics = control.fleet, control.metrics
+
     @app.get(names.LIVE_PATH)
     async def live() -> Response:
         return PlainTextResponse("OK")
 
     @app.get(names.READY_PATH)
     async def ready() -> Response:
+        if control.stopping():
+            return PlainTextResponse("the router stops", HTTPStatus.SERVICE_UNAVAILABLE)
         if fleet.synced:
             return PlainTextResponse("OK")
         return PlainTextResponse("the fleet has not been seen yet", HTTPStatus.SERVICE_UNAVAILABLE)
 
     @app.get("/metrics")
     async def show_metrics() -> Response:
-        metrics.ready_endpoints.clear()
         for model in fleet.catalog.models:
             metrics.ready_endpoints.labels(model.name).set(len(fleet.view(model.name).ready))
         return Response(metrics.page(), media_type="text/plain; version=0.0.4")
@@ -121,14 +135,6 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         return _error_response(request, _route_error(request, HTTPStatus(error.status_code)), error.headers)
-
-    @app.exception_handler(ClientDisconnect)
-    async def client_left(_request: Request, _error: ClientDisconnect) -> Response:
-        return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
-
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, _error: Exception) -> Response:
-        return _error_response(request, errors.server_error("The router failed unexpectedly; its log says why."))
 
 
 def _route_error(request: Request, status: HTTPStatus) -> errors.ApiError:

@@ -1,5 +1,7 @@
 """Which model an id means; pure."""
 
+from collections.abc import Callable
+
 from multimodel_api import errors, names
 from multimodel_api.manifest import Model, MultiModelSpec
 
@@ -23,15 +25,16 @@ class Catalog:
             return self.default
         return self._by_id.get(model_id)
 
-    def resolve(self, model_id: str | None) -> Model:
+    def resolve(self, model_id: str | None, visible: Callable[[Model], bool] = lambda _: True) -> Model:
         """Return the model that `model_id` means.
 
         Raises:
-            ApiError: the 404 that names the known ids.
+            ApiError: the 404 that names the ids of the visible models.
         """
         model = self.find(model_id)
         if model is None:
-            raise errors.model_not_found(model_id or names.DEFAULT_MODEL_ID, self.api_ids)
+            known = [model.api_id for model in self.models if visible(model)]
+            raise errors.model_not_found(model_id or names.DEFAULT_MODEL_ID, known)
         return model
 
 

@@ -1,61 +1,112 @@
-"""The HTTP server under the application: uvicorn, set up for streams, which says where it listens."""
+"""The server under the router: it listens, watches its clients' deadlines, and stops without cutting anybody off."""
 
 import asyncio
 import contextlib
 import logging
 import signal
-import socket
 from collections.abc import Iterator
 
-import uvicorn
-from fastapi import FastAPI
-
+from multimodel_router.certificate import Certificate
+from multimodel_router.http1.connection import Connection
+from multimodel_router.router import Router
 from multimodel_router.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+BACKLOG = 4096
+SWEEP_SECONDS = 1.0
+DRAIN_LOOK_SECONDS = 0.05
+FRESH_SECONDS = 2.0
+"""How long a client whose connection was the last to be taken may need to send its request."""
 
-class Server(uvicorn.Server):
-    """uvicorn's server, which knows and tells its URL."""
 
-    @property
-    def url(self) -> str:
-        """Where the server listens; only once it has started."""
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+class Server:
+    """Serves a router until it is told to stop; `url` once `started`."""
+
+    def __init__(self, router: Router, settings: Settings) -> None:
+        self.started = asyncio.Event()
+        self.url = ""
+        self._router = router
+        self._site = router.site
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Serve until `stop`; raises OSError when the address is taken."""
+        loop = asyncio.get_running_loop()
+        settings = self._settings
+        certificate = Certificate(settings.tls) if settings.tls else None
+        async with self._router.running():
+            listening = await loop.create_server(
+                lambda: Connection(self._site),
+                settings.host,
+                settings.port,
+                backlog=BACKLOG,
+                ssl=certificate.context if certificate else None,
+                reuse_port=settings.workers > 1 or None,
+            )
+            self._say_where(listening)
+            beside = [asyncio.create_task(self._sweep())]
+            if certificate:
+                beside.append(asyncio.create_task(certificate.follow()))
+            await self._stop.wait()
+            await self._drain(listening)
+            for task in beside:
+                task.cancel()
+
+    def stop(self) -> None:
+        """Take no new clients and finish what runs; a second call ends at once."""
+        (self._hurry if self._stop.is_set() else self._stop).set()
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGINT; a stop that was asked for is a success, so the signal is not raised again."""
+    def signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT while the block runs."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+            loop.add_signal_handler(number, self.stop)
         try:
             yield
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
-        await super().startup(sockets)
-        if self.started:
-            logger.info("MultiModel answers on %s/v1 (the models: %s/v1/models)", self.url, self.url)
+    def _say_where(self, listening: asyncio.Server) -> None:
+        host, port = listening.sockets[0].getsockname()[:2]
+        scheme = "https" if self._settings.tls else "http"
+        self.url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        self.started.set()
+        logger.info("MultiModel answers on %s/v1 (the models: %s/v1/models)", self.url, self.url)
 
+    async def _sweep(self) -> None:
+        """Hold clients to their deadlines: one look at all of them costs less than a timer for each."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = loop.time()
+            for connection in [connection for connection in self._site.connections if connection.deadline < now]:
+                connection.expire()
 
-def make_server(app: FastAPI, settings: Settings) -> Server:
-    """Return a server that finishes running requests for `drain_seconds` when it is told to stop."""
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        access_log=False,
-        server_header=False,
-        log_config=None,
-        log_level="warning",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-    )
-    return Server(config)
+    async def _drain(self, listening: asyncio.Server) -> None:
+        """Stop in three steps: say so, take no more clients, and wait for the running requests."""
+        self._site.closing = True
+        await self._pause(self._settings.lame_duck_seconds)
+        listening.close()
+        loop = asyncio.get_running_loop()
+        closed_at = loop.time()
+        deadline = closed_at + self._settings.drain_seconds
+        while self._site.connections and not self._hurry.is_set() and loop.time() < deadline:
+            patient = loop.time() < closed_at + FRESH_SECONDS
+            for connection in [connection for connection in self._site.connections if connection.idle]:
+                if not (connection.fresh and patient):
+                    connection.close()
+            await self._pause(DRAIN_LOOK_SECONDS)
+        if self._site.connections:
+            logger.warning("%d connections are cut off: their time to finish is over", len(self._site.connections))
+        for connection in list(self._site.connections):
+            connection.abort()
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, unless a second stop has been asked for."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), seconds)

@@ -1,22 +1,26 @@
-"""A small HTTP/1.1 client for model servers: keep-alive connections whose answers are passed on as they come."""
+"""A small HTTP/1.1 client for model servers: keep-alive connections whose answers are spliced on as they come."""
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import httptools
 
 from multimodel_router.fleet import Endpoint
+from multimodel_router.http1.request import Headers
 
 CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 4.0
 """Idle connections are not used longer: uvicorn closes them after 5 s, and a race costs a retry."""
 
 HIGH_WATER = 256 * 1024
-"""Unread bytes of an answer at which reading stops until the client has caught up."""
+"""Bytes of an answer that nobody has asked for yet at which reading stops."""
 
-Headers = list[tuple[bytes, bytes]]
+_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+"""A host that has gone without a word breaks its connections after 25 s, however quiet they were."""
+
+Write = Callable[[bytes], None]
 Dial = Callable[[Endpoint, Callable[[], asyncio.Protocol]], Awaitable[object]]
 
 
@@ -33,7 +37,7 @@ class ConnectionBrokenError(UpstreamError):
 
 
 class Response:
-    """An answer whose head has come; iterate over its body, and close it in any case."""
+    """An answer whose head has come; splice or read its body, and close it in any case."""
 
     def __init__(self, connection: "_Connection", release: Callable[["_Connection"], None]) -> None:
         self._connection = connection
@@ -41,18 +45,31 @@ class Response:
         self.status = connection.status
         self.headers = connection.headers
 
-    async def body(self) -> AsyncIterator[bytes]:
-        """Yield the body's bytes as they come.
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first header with this lower-case name."""
+        return next((value for key, value in self.headers if key == name), None)
+
+    async def splice(self, write: Write) -> None:
+        """Hand the body to `write` as it comes; return at its end.
 
         Raises:
             ConnectionBrokenError: the model server broke off.
         """
-        while chunk := await self._connection.next_chunk():
-            yield chunk
+        await self._connection.splice(write)
 
     async def read(self) -> bytes:
-        """Return the whole body."""
-        return b"".join([chunk async for chunk in self.body()])
+        """Return the whole body; raises ConnectionBrokenError."""
+        chunks: list[bytes] = []
+        await self.splice(chunks.append)
+        return b"".join(chunks)
+
+    def throttle(self, pause: bool) -> None:
+        """Stop reading from the model server, or go on."""
+        self._connection.throttle(pause)
+
+    def break_off(self, why: str) -> None:
+        """Treat the answer as broken, as if the model server had broken it."""
+        self._connection.abort(why)
 
     def close(self) -> None:
         """Keep the connection for another request if the body was read to its end, else break it off at once."""
@@ -69,7 +86,7 @@ class Upstream:
 
     def __init__(self, dial: Dial = dial_tcp) -> None:
         self._dial = dial
-        self._idle: dict[Endpoint, list[_Connection]] = {}
+        self._idle: dict[Endpoint, dict[_Connection, None]] = {}
 
     async def send(self, endpoint: Endpoint, method: str, target: str, headers: Headers, body: bytes = b"") -> Response:
         """Send a request and return its answer as soon as the head has come.
@@ -78,15 +95,15 @@ class Upstream:
             ConnectError: the request was not sent.
             ConnectionBrokenError: it may have been.
         """
-        request = _serialised(endpoint, method, target, headers, body)
+        head = _head(endpoint, method, target, headers, len(body))
         kept = self._take_idle(endpoint)
         if kept:
             try:
-                return await self._exchange(endpoint, kept, request)
+                return await self._exchange(endpoint, kept, head, body)
             except ConnectionBrokenError:
                 if kept.received:
                     raise  # an answer had begun: not merely a connection that the server gave up while it was idle
-        return await self._exchange(endpoint, await self._connect(endpoint), request)
+        return await self._exchange(endpoint, await self._connect(endpoint), head, body)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -95,9 +112,9 @@ class Upstream:
                 connection.abort()
         self._idle.clear()
 
-    async def _exchange(self, endpoint: Endpoint, connection: "_Connection", request: bytes) -> Response:
+    async def _exchange(self, endpoint: Endpoint, connection: "_Connection", head: bytes, body: bytes) -> Response:
         try:
-            await connection.exchange(request)
+            await connection.exchange(head, body)
         except BaseException:
             connection.abort()
             raise
@@ -113,37 +130,39 @@ class Upstream:
         return connection
 
     def _take_idle(self, endpoint: Endpoint) -> "_Connection | None":
-        now = asyncio.get_running_loop().time()
-        connections = self._idle.pop(endpoint, [])
-        fresh = [c for c in connections if c.reusable and now - c.idle_since < IDLE_SECONDS]
-        for connection in connections:
-            if connection not in fresh:
-                connection.abort()
-        taken = fresh.pop() if fresh else None
-        if fresh:
-            self._idle[endpoint] = fresh
-        return taken
+        """Return the connection that was used last, if it is still good."""
+        idle = self._idle.get(endpoint)
+        oldest = asyncio.get_running_loop().time() - IDLE_SECONDS
+        while idle:
+            connection, _ = idle.popitem()
+            if connection.reusable and connection.idle_since > oldest:
+                return connection
+            connection.abort()
+        return None
 
     def _release(self, endpoint: Endpoint, connection: "_Connection") -> None:
         if connection.reusable:
             connection.idle_since = asyncio.get_running_loop().time()
-            self._idle.setdefault(endpoint, []).append(connection)
+            self._idle.setdefault(endpoint, {})[connection] = None
         else:
             connection.abort()
 
     def _forget(self, endpoint: Endpoint, lost: "_Connection") -> None:
         """Drop a connection that ended while it was idle, so that endpoints that went are not remembered."""
-        others = [connection for connection in self._idle.pop(endpoint, []) if connection is not lost]
-        if others:
-            self._idle[endpoint] = others
+        idle = self._idle.get(endpoint)
+        if idle is None:
+            return
+        idle.pop(lost, None)
+        if not idle:
+            del self._idle[endpoint]
 
 
-def _serialised(endpoint: Endpoint, method: str, target: str, headers: Headers, body: bytes) -> bytes:
-    lines = [f"{method} {target} HTTP/1.1\r\nhost: {endpoint.host}:{endpoint.port}\r\n".encode("ascii")]
+def _head(endpoint: Endpoint, method: str, target: str, headers: Headers, length: int) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1\r\nhost: {endpoint.host}:{endpoint.port}\r\n".encode("latin-1")]
     lines += [b"%b: %b\r\n" % header for header in headers]
-    if body or method != "GET":
-        lines.append(b"content-length: %d\r\n" % len(body))
-    return b"".join([*lines, b"\r\n", body])
+    if length or method != "GET":
+        lines.append(b"content-length: %d\r\n" % length)
+    return b"".join([*lines, b"\r\n"])
 
 
 class _Connection(asyncio.Protocol):
@@ -157,9 +176,11 @@ class _Connection(asyncio.Protocol):
         self._lost = lost
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._chunks: deque[bytes] = deque()
+        self._chunks: list[bytes] = []
         self._unread = 0
-        self._progress = asyncio.Event()
+        self._throttled = False
+        self._write: Write | None = None
+        self._waiter: asyncio.Future[None] | None = None
         self._head_complete = False
         self._complete = True
         self._keep_alive = True
@@ -170,53 +191,60 @@ class _Connection(asyncio.Protocol):
         """Whether another exchange may follow: the last one is complete and the server keeps the connection."""
         return self._complete and self._keep_alive and self._broken is None and not self._chunks
 
-    async def exchange(self, request: bytes) -> None:
+    async def exchange(self, head: bytes, body: bytes) -> None:
         """Write a request and wait for the head of its answer; raises ConnectionBrokenError."""
         if self._transport is None or self._broken:
             raise ConnectionBrokenError(self._broken or "not connected")
-        self.status, self.headers, self.received = 0, [], False
+        self.status, self.headers, self.received, self._write = 0, [], False, None
+        self.throttle(False)
         self._head_complete = self._complete = False
         self._parser = httptools.HttpResponseParser(self)
-        self._transport.write(request)
+        self._transport.writelines((head, body))
         while not self._head_complete:
-            self._raise_if_broken()
-            await self._next_progress()
+            await self._progress()
 
-    async def next_chunk(self) -> bytes:
-        """Return what has come of the body, waiting for it; empty at its end. Raises ConnectionBrokenError."""
-        while not self._chunks:
-            if self._complete:
-                return b""
-            self._raise_if_broken()
-            await self._next_progress()
-        chunk = b"".join(self._chunks)
-        self._chunks.clear()
-        self._unread = 0
-        if self._transport and not self._transport.is_closing():
-            self._transport.resume_reading()
-        return chunk
+    async def splice(self, write: Write) -> None:
+        """Hand the body to `write` until it is complete; raises ConnectionBrokenError."""
+        self._write = write
+        if self._unread:
+            self._unread = 0
+            chunks, self._chunks = self._chunks, []
+            write(b"".join(chunks))
+            self._pause_or_resume()
+        while not self._complete:
+            await self._progress()
 
-    def abort(self) -> None:
+    def throttle(self, pause: bool) -> None:
+        """Stop reading, or go on."""
+        self._throttled = pause
+        self._pause_or_resume()
+
+    def abort(self, why: str = "given up") -> None:
         """Break the connection off at once."""
-        self._fail("given up")
+        self._fail(why)
         if self._transport:
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport to write to."""
+        """Keep the transport to write to, and have the kernel notice a host that is gone."""
         self._transport = cast("asyncio.Transport", transport)
+        connected = transport.get_extra_info("socket")
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEP_ALIVE:
+            connected.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
         if self._complete:
-            self.abort()  # bytes that nobody asked for: this connection cannot be trusted
+            self.abort("bytes that nobody asked for")  # this connection cannot be trusted
             return
         self.received = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(f"no HTTP: {error}")
-        self._progress.set()
+        if self._write is None or self._complete or self._broken:
+            self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
         """End an answer that lasts until the connection closes, else the exchange is broken."""
@@ -226,42 +254,49 @@ class _Connection(asyncio.Protocol):
         self._fail(str(error) if error else "closed by the server")
         self._lost(self)
 
-    def on_status(self, status: bytes) -> None:  # noqa: ARG002  (httptools passes the phrase)
-        """Take the status from the parser."""
-        self.status = self._parser.get_status_code()
-
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """The head is there."""
+        """The head is there, unless it only said to go on."""
         self.status = self._parser.get_status_code()
         self._keep_alive = self._parser.should_keep_alive()
         self._head_complete = True
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body; stop reading when the client is slower."""
+        """Pass a piece of the body on, or keep it and stop reading when nobody has asked for it yet."""
+        if self._write is not None:
+            self._write(body)
+            return
         self._chunks.append(body)
         self._unread += len(body)
-        if self._unread > HIGH_WATER and self._transport:
-            self._transport.pause_reading()
+        if self._unread > HIGH_WATER:
+            self._pause_or_resume()
 
     def on_message_complete(self) -> None:
         """The answer is whole."""
         self._complete = True
+
+    def _pause_or_resume(self) -> None:
+        if self._transport and not self._transport.is_closing():
+            pause = self._throttled or self._unread > HIGH_WATER
+            (self._transport.pause_reading if pause else self._transport.resume_reading)()
 
     def _ends_with_connection(self) -> bool:
         return not any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
 
     def _fail(self, why: str) -> None:
         self._broken = self._broken or why
-        self._progress.set()
+        self._wake()
 
-    def _raise_if_broken(self) -> None:
+    async def _progress(self) -> None:
+        """Return when something has come that the exchange waits for; raises ConnectionBrokenError."""
         if self._broken is not None:
             raise ConnectionBrokenError(self._broken)
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
 
-    async def _next_progress(self) -> None:
-        self._progress.clear()
-        await self._progress.wait()
+    def _wake(self) -> None:
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)

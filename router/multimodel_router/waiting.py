@@ -2,18 +2,25 @@
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterator
-from enum import Enum, auto
+import logging
+from collections import Counter
+from collections.abc import Collection, Coroutine, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum, StrEnum, auto
 from http import HTTPStatus
+from typing import Any
 
 from multimodel_api import errors
 from multimodel_api.failures import FailureReason, LoadFailure
 from multimodel_api.manifest import Model
+from multimodel_api.state import ModelState
+from multimodel_api.status import CommandAction, LastCommand
 from multimodel_router.fleet import Endpoint, Fleet, FleetUnavailableError, ModelView
+from multimodel_router.loads import LoadHistory
 from multimodel_router.metrics import Metrics
 
-RETRY_AFTER_LOAD = 30
-"""Seconds after which a client whose wait was too long may ask again; the load goes on meanwhile."""
+logger = logging.getLogger(__name__)
 
 RETRY_AFTER_FLEET = 5
 """Seconds after which a client may ask again when the fleet could not be told to scale."""
@@ -39,74 +46,188 @@ def next_step(view: ModelView) -> Step | LoadFailure:
     return view.failure or Step.WAIT
 
 
+class AbandonedLoads(StrEnum):
+    """What becomes of a load that a request began when nobody waits for it any more."""
+
+    FINISH = "finish"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much may wait at once, in all and for each model; a body counts with its bytes."""
+
+    requests: int = 4096
+    requests_per_model: int = 1024
+    bytes: int = 1024 * 2**20
+    bytes_per_model: int = 512 * 2**20
+
+    def exceeded(self, requests: int, size: int, requests_of_model: int, size_of_model: int) -> str | None:
+        """Return what there would be too much of, None when all is within the bounds; pure."""
+        checks = (
+            (requests_of_model, self.requests_per_model, "requests wait for this model"),
+            (requests, self.requests, "requests wait for a model"),
+            (size_of_model, self.bytes_per_model, "bytes of requests wait for this model"),
+            (size, self.bytes, "bytes of requests wait for a model"),
+        )
+        return next((f"{limit} {what} already" for value, limit, what in checks if value > limit), None)
+
+
 class WaitingRoom:
     """Holds requests until their model is ready; those of one model share one wake."""
 
-    def __init__(self, fleet: Fleet, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        metrics: Metrics,
+        loads: LoadHistory,
+        bounds: Bounds = Bounds(),
+        abandoned: AbandonedLoads = AbandonedLoads.FINISH,
+    ) -> None:
         self._fleet = fleet
         self._metrics = metrics
+        self._loads = loads
+        self._bounds = bounds
+        self._abandoned = abandoned
+        self._requests: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
         self._wakes: dict[str, asyncio.Task[None]] = {}
+        self._woken: set[str] = set()
+        """Models that a request of this router has woken, for as long as any waits."""
+        self._beside: set[asyncio.Task[None]] = set()
 
-    async def until_ready(self, model: Model) -> tuple[Endpoint, ...]:
+    def waiting(self, model: str) -> int:
+        """Return how many requests wait for a model."""
+        return self._requests[model]
+
+    @contextlib.contextmanager
+    def place(self, model: Model, size: int, *, again: bool) -> Iterator[None]:
+        """Hold a place for a request of `size` bytes; one that waits `again` has been let in before, and always is.
+
+        Raises:
+            ApiError: the 429 with the time after which the model may be expected to be loaded.
+        """
+        if not again:
+            self._require_room(model, size)
+        name = model.name
+        self._requests[name] += 1
+        self._bytes[name] += size
+        with self._metrics.waiting.labels(name).track_inprogress(), self._metrics.wait_seconds.labels(name).time():
+            try:
+                yield
+            finally:
+                self._requests[name] -= 1
+                self._bytes[name] -= size
+                self._end_abandoned_load(model)
+
+    async def until_ready(self, model: Model, by: str) -> tuple[Endpoint, ...]:
         """Return the model's ready endpoints, waking it and waiting for it as long as it takes.
 
         Raises:
             ApiError: the model cannot be loaded (the typed reason), or the fleet cannot be told to load it.
         """
-        view = self._fleet.view(model.name)
-        if next_step(view) is Step.SERVE:
-            return view.ready
-        with self._counted(model):
-            return await self._wait(model)
-
-    async def wake(self, model: Model) -> None:
-        """Scale an unloaded model up; concurrent callers share one call.
-
-        Raises:
-            FleetUnavailableError: the fleet cannot be told to scale.
-        """
-        wake = self._wakes.get(model.name)
-        if wake is None:
-            wake = asyncio.create_task(self._scale_up(model))
-            self._wakes[model.name] = wake
-            wake.add_done_callback(lambda _: self._wakes.pop(model.name, None))
-        await asyncio.shield(wake)
-
-    async def change(self, seconds: float) -> None:
-        """Return when anything in the fleet changes, or after `seconds`."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._fleet.changed(), seconds)
-
-    async def _wait(self, model: Model) -> tuple[Endpoint, ...]:
         while True:
             view = self._fleet.view(model.name)
             match next_step(view):
                 case Step.SERVE:
                     return view.ready
                 case Step.WAKE:
-                    await self._wake_or_refuse(model)
+                    await self._wake_or_refuse(model, by)
                 case Step.WAIT:
                     await self._fleet.changed()
                 case LoadFailure() as failure:
                     raise errors.load_failed(model.api_id, failure)
 
-    async def _wake_or_refuse(self, model: Model) -> None:
+    async def wake(self, model: Model, said: LastCommand) -> None:
+        """Scale an unloaded model up, as was `said`; concurrent callers share one call.
+
+        Raises:
+            FleetUnavailableError: the fleet cannot be told to scale.
+        """
+        wake = self._wakes.get(model.name)
+        if wake is None:
+            wake = asyncio.create_task(self._scale_up(model, said))
+            self._wakes[model.name] = wake
+            wake.add_done_callback(lambda ended: self._wake_ended(model.name, ended))
+        await asyncio.shield(wake)
+
+    def keep(self, model: Model) -> None:
+        """Let a load go on even when all requests that waited for it have gone."""
+        self._woken.discard(model.name)
+
+    def retry_after(self, model: Model) -> int:
+        """Return in how many seconds a client may ask again, by how long this model's loads take."""
+        return self._loads.retry_after(model.name, asyncio.get_running_loop().time())
+
+    def waited_too_long(self, model: Model, seconds: float) -> errors.ApiError:
+        """Return the 503 for a request whose model did not get ready in time; the load goes on meanwhile."""
+        timeout = load_timeout(self._fleet.view(model.name), seconds)
+        return errors.ApiError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"The model '{model.api_id}' could not be loaded in time. {timeout}",
+            type="server_error",
+            param="model",
+            code=FailureReason.LOAD_TIMEOUT.value,
+            retry_after=self.retry_after(model),
+        )
+
+    def _require_room(self, model: Model, size: int) -> None:
+        name = model.name
+        exceeded = self._bounds.exceeded(
+            self._requests.total() + 1, self._bytes.total() + size, self._requests[name] + 1, self._bytes[name] + size
+        )
+        if exceeded:
+            self._metrics.refusals.labels(name).inc()
+            raise errors.ApiError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"The model '{model.api_id}' is being loaded, and {exceeded}. Ask again later.",
+                type="rate_limit_error",
+                param="model",
+                code="too_many_waiting",
+                retry_after=self.retry_after(model),
+            )
+
+    async def _wake_or_refuse(self, model: Model, by: str) -> None:
         try:
-            await self.wake(model)
+            await self.wake(model, command(CommandAction.WAKE, by))
         except FleetUnavailableError as unavailable:
             raise fleet_unavailable(model, unavailable) from unavailable
 
-    async def _scale_up(self, model: Model) -> None:
+    async def _scale_up(self, model: Model, said: LastCommand) -> None:
         await self._fleet.scale(model.name, replicas_when_loaded(model))
         self._metrics.wakes.labels(model.name).inc()
+        self._do_beside(self._fleet.record(model.name, said))  # nobody's wait shall be longer for it
+        if said.action is CommandAction.WAKE:
+            self._woken.add(model.name)
+            self._end_abandoned_load(model)  # all may have left meanwhile
 
-    @contextlib.contextmanager
-    def _counted(self, model: Model) -> Iterator[None]:
-        with (
-            self._metrics.waiting.labels(model.name).track_inprogress(),
-            self._metrics.wait_seconds.labels(model.name).time(),
-        ):
-            yield
+    def _wake_ended(self, name: str, wake: asyncio.Task[None]) -> None:
+        del self._wakes[name]
+        if not wake.cancelled() and (cause := wake.exception()):
+            logger.warning("model %s is not woken: %s", name, cause)  # those who asked for it may have left
+
+    def _end_abandoned_load(self, model: Model) -> None:
+        """End a load that a request began and nobody waits for any more, where that is wanted.
+
+        Another router whose requests still wait wakes the model again.
+        """
+        name = model.name
+        if self._requests[name] or name not in self._woken:
+            return
+        self._woken.discard(name)
+        if self._abandoned is AbandonedLoads.CANCEL and self._fleet.view(name).state is ModelState.RELOADING:
+            self._do_beside(self._end_load(name))
+
+    async def _end_load(self, name: str) -> None:
+        try:
+            await self._fleet.scale(name, 0)
+        except FleetUnavailableError as unavailable:
+            logger.warning("model %s: the load that nobody waits for goes on: %s", name, unavailable)
+
+    def _do_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
 
 
 def replicas_when_loaded(model: Model) -> int:
@@ -114,16 +235,12 @@ def replicas_when_loaded(model: Model) -> int:
     return max(1, model.scaling.min_replicas)
 
 
-def waited_too_long(model: Model, view: ModelView, seconds: float) -> errors.ApiError:
-    """Return the 503 for a request whose model did not get ready in time; it may ask again."""
-    return errors.ApiError(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        f"The model '{model.api_id}' could not be loaded in time. {load_timeout(view, seconds)}",
-        type="server_error",
-        param="model",
-        code=FailureReason.LOAD_TIMEOUT.value,
-        retry_after=RETRY_AFTER_LOAD,
-    )
+def command(
+    action: CommandAction, by: str, reason: str | None = None, drain_seconds: float | None = None
+) -> LastCommand:
+    """Return a command that is given now."""
+    at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return LastCommand(action=action, by=by, reason=reason, drain_seconds=drain_seconds, at=at)
 
 
 def load_timeout(view: ModelView, seconds: float) -> LoadFailure:
@@ -147,6 +264,6 @@ def fleet_unavailable(model: Model, cause: FleetUnavailableError) -> errors.ApiE
     )
 
 
-def untried(ready: Collection[Endpoint], tried: Collection[Endpoint]) -> list[Endpoint]:
-    """Return the ready endpoints that have not failed this request yet."""
-    return [endpoint for endpoint in ready if endpoint not in tried]
+def untried(ready: Collection[Endpoint], last: Endpoint | None) -> list[Endpoint]:
+    """Return the ready endpoints but the one that failed this request last, unless there is no other."""
+    return [endpoint for endpoint in ready if endpoint != last] or list(ready)

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,11 @@ from multimodel_testbed.processes import Processes
 
 SERVICE_NETWORK = "10.96.0.0/16"
 START_SECONDS = 120.0
+DEFINED_SECONDS = 30
 FOLDER_PREFIX = "multimodel-control-plane-"
+QUICK_CONTROLLERS = 200
+DEFAULT_CONTROLLERS = 20
+"""As the controller manager does it without being told."""
 
 USERS: Mapping[str, tuple[str, str]] = {
     "admin": ("admin", "system:masters"),
@@ -33,6 +38,8 @@ class ControlPlane:
     folder: Path
     url: str
     users: Mapping[str, access.User]
+    controller_rate: int
+    """Requests a second that each controller of the controller manager may make."""
 
     @property
     def kubeconfig(self) -> Path:
@@ -49,6 +56,10 @@ class ControlPlane:
         """The key that signs service account tokens."""
         return self.folder / "certificates" / "apiserver.key"
 
+    def has_certificate(self) -> bool:
+        """Tell whether the API server has made, and wholly written, what `ca_file` holds."""
+        return self.ca_file.exists() and self.ca_file.read_text().rstrip().endswith("-----END CERTIFICATE-----")
+
     def kubeconfig_of(self, role: str) -> Path:
         """Return the kubeconfig file of one of `users`."""
         return self.folder / f"{role}.kubeconfig"
@@ -60,6 +71,16 @@ class ControlPlane:
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl as administrator and return what it prints; raises CalledProcessError with its words."""
         return run_kubectl(self.kubeconfig, *arguments, stdin=stdin)
+
+    def define(self, crd: Path) -> None:
+        """Apply a CustomResourceDefinition and wait until its objects can be made; raises CalledProcessError."""
+        self.kubectl("apply", "--server-side", f"--filename={crd}")
+        until = time.monotonic() + DEFINED_SECONDS
+        while "conditions" not in self.kubectl("get", f"--filename={crd}", "--output=jsonpath={.status}"):
+            if time.monotonic() > until:  # `kubectl wait` fails at once where there are no conditions yet
+                raise TimeoutError(f"{crd.name} is not looked at")
+            time.sleep(0.1)
+        self.kubectl("wait", "--for=condition=Established", f"--filename={crd}", f"--timeout={DEFINED_SECONDS}s")
 
 
 class KubectlError(subprocess.CalledProcessError):
@@ -79,8 +100,10 @@ def run_kubectl(kubeconfig: Path, *arguments: str, stdin: str | None = None) -> 
 
 
 @contextmanager
-def control_plane() -> Iterator[ControlPlane]:
+def control_plane(controller_rate: int = QUICK_CONTROLLERS) -> Iterator[ControlPlane]:
     """Run a control plane on loopback for the length of the block; nothing of it stays behind.
+
+    `controller_rate` is how many requests a second each controller may make.
 
     Enter it from a thread that outlives the block (the main one): Linux ends the processes with the thread.
     Raises MissingBinaryError, or StartError with the end of the logs.
@@ -89,7 +112,8 @@ def control_plane() -> Iterator[ControlPlane]:
     with _own_folder() as folder:
         processes = Processes(folder / "logs")
         try:
-            yield launch(processes, programs, folder, "127.0.0.1", _free_port(), USERS)
+            address = "127.0.0.1", _free_port()
+            yield launch(processes, programs, folder, *address, USERS, controller_rate=controller_rate)
         finally:
             processes.stop()
 
@@ -102,18 +126,20 @@ def launch(
     port: int,
     users: Mapping[str, tuple[str, str]],
     *api_server_options: str,
+    controller_rate: int = QUICK_CONTROLLERS,
 ) -> ControlPlane:
     """Start the control plane's processes and wait until namespaces hold what pods need.
 
     `users` maps a role (it names the kubeconfig file) to a user's name and group.
     """
-    plane = ControlPlane(folder, f"https://{address}:{port}", {r: access.make_user(*who) for r, who in users.items()})
+    known = {role: access.make_user(*who) for role, who in users.items()}
+    plane = ControlPlane(folder, f"https://{address}:{port}", known, controller_rate)
     access.write_token_file(folder / "tokens.csv", plane.users)
     for role, user in plane.users.items():
         access.write_kubeconfig(plane.kubeconfig_of(role), plane.url, plane.ca_file, user)
     _start_etcd(processes, programs["etcd"], folder)
     _start_api_server(processes, programs["kube-apiserver"], plane, address, port, *api_server_options)
-    processes.wait_until("the API server has made its certificate", plane.ca_file.exists, START_SECONDS)
+    processes.wait_until("the API server has made its certificate", plane.has_certificate, START_SECONDS)
     with closing(plane.api()) as api:
         processes.wait_until("the API server is ready", lambda: api.exists("/readyz"), START_SECONDS)
         _start_controller_manager(processes, programs["kube-controller-manager"], plane)
@@ -171,8 +197,8 @@ def _start_controller_manager(processes: Processes, program: Path, plane: Contro
         f"--root-ca-file={plane.ca_file}",
         "--leader-elect=false",
         "--secure-port=0",
-        "--kube-api-qps=200",
-        "--kube-api-burst=400",
+        f"--kube-api-qps={plane.controller_rate}",
+        f"--kube-api-burst={2 * plane.controller_rate}",
     ]
     processes.start("kube-controller-manager", [program, *options])
 

@@ -1,5 +1,6 @@
 """The CustomResourceDefinition is a structural schema that explains itself, and the files hold what the types say."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,9 +11,17 @@ import pytest
 from pydantic import BaseModel, Field
 
 from multimodel_api.crd import custom_resource_definition, structural_schema
+from multimodel_testbed.control_plane import ControlPlane
 
 ROOT = Path(__file__).parents[2]
 COPIES = ("crds/multimodel.dev_multimodels.yaml", "charts/multimodel/files/crd.yaml")
+
+
+MULTIMODEL = {
+    "apiVersion": "multimodel.dev/v1alpha1",
+    "kind": "MultiModel",
+    "spec": {"models": [{"name": "a", "plain": {"modelId": "org/a"}}]},
+}
 
 
 def root_schema() -> dict[str, Any]:
@@ -47,7 +56,8 @@ def test_no_default_is_empty() -> None:
     defaults = {path: node["default"] for path, node in nodes(root_schema()) if "default" in node}
     assert {path: value for path, value in defaults.items() if value in ([], {}, None)} == {}
     assert defaults[".spec.router"] == {"replicas": 2}
-    assert defaults[".spec.models[].scaling"] == {"minReplicas": 1}
+    assert defaults[".spec.models[].scaling"] == {"minReplicas": 1, "targetRequests": 16, "autoscaler": "builtin"}
+    assert defaults[".spec.models[].loading"] == {"timeoutSeconds": 3600}
 
 
 def test_every_list_and_string_under_a_rule_is_bounded() -> None:
@@ -77,3 +87,17 @@ def test_a_union_of_two_types_is_refused() -> None:
 
     with pytest.raises(ValueError, match="union of 2 types"):
         structural_schema(Mixed.model_json_schema())
+
+
+@pytest.mark.control_plane
+def test_kubectl_explains_and_lists(api_server: ControlPlane) -> None:
+    explained = api_server.kubectl("explain", "mm.spec.models.scaling.idleSeconds")
+    assert "Unload the model when it has had no request for so long" in " ".join(explained.split())
+    models = api_server.kubectl("explain", "mm.spec.models")
+    assert "The models that the endpoint serves" in models
+    assert "<no description>" not in models
+    manifest = MULTIMODEL | {"metadata": {"name": "listed", "namespace": "default"}}
+    api_server.kubectl("apply", "--filename=-", stdin=json.dumps(manifest))
+    listed = api_server.kubectl("get", "mm", "listed", "--output=wide")
+    assert listed.split("\n")[0].split() == ["NAME", "READY", "LOADED", "DEFAULT", "URL", "AGE", "REASON", "MESSAGE"]
+    api_server.kubectl("delete", "mm", "listed")

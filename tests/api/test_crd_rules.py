@@ -7,7 +7,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from multimodel_api import manifest
+from multimodel_api import manifest, pod_settings, router_spec, scaling
 from multimodel_api.manifest import MultiModel
 
 
@@ -58,7 +58,58 @@ GOOD = {
     ),
     "quantities as numbers and as text": document(model("a", resources={"limits": {"gpu": 1, "memory": "8Gi"}})),
     "free-form pod fields": document(model("a", env=[{"name": "T", "valueFrom": {"secretKeyRef": {"key": "k"}}}])),
+    "everything about pods": document(
+        model(
+            "a",
+            nodeSelector={"example.com/gpu": "h200"},
+            tolerations=[{"key": "spot", "operator": "Exists"}],
+            affinity={"nodeAffinity": {}},
+            runtimeClassName="nvidia",
+            priorityClassName="high",
+            envFrom=[{"secretRef": {"name": "proxy"}}],
+            volumes=[{"name": "disk", "emptyDir": {}}],
+            volumeMounts=[{"name": "disk", "mountPath": "/models"}],
+            hubToken={"secretName": "hub"},
+            cache={"sizeLimit": "80Gi"},
+            resourceClaims=[{"name": "gpu", "resourceClaimTemplateName": "one-gpu", "request": "any"}],
+            loading={"timeoutSeconds": 10},
+            podTemplate={"metadata": {"annotations": {"a/b": "c"}}, "spec": {"dnsPolicy": "None"}},
+        ),
+        hubToken={"secretName": "hub", "key": "HF_TOKEN"},
+        imagePullSecrets=[{"name": "registry"}],
+        router={"nodeSelector": {"role": "front"}, "priorityClassName": "higher"},
+    ),
+    "a cache on a claim": document(model("a", cache={"persistentVolumeClaim": "hub-cache"})),
+    "a cache on the node": document(model("a", cache={"hostPath": "/data/hub"})),
+    "a range of replicas": document(
+        model("a", scaling={"minReplicas": 2, "maxReplicas": 2, "idleSeconds": 900, "targetRequests": 1}),
+        model("b", "org/b", scaling={"minReplicas": 0, "maxReplicas": 1}),
+        model("c", "org/c", scaling={"minReplicas": 3}),
+        residency={"maxLoaded": 1},
+    ),
+    "replicas that others choose": document(model("a", scaling={"autoscaler": "external", "minReplicas": 2})),
     "a name of 63 characters": document(model("a"), object_name="n" * 63),
+    "every setting of the router": document(
+        model("a"),
+        router={
+            "replicas": 1,
+            "workers": 64,
+            "resources": {"limits": {"cpu": 2}},
+            "apiKeys": {"secretName": "chat.keys"},
+            "tls": {"secretName": "chat-tls"},
+            "waiting": {
+                "maxRequests": 8,
+                "maxRequestsPerModel": 8,
+                "maxBytes": 0,
+                "maxSeconds": 86400,
+                "abandonedLoads": "finish",
+            },
+            "resumeStreams": False,
+            "balance": "prefixHash",
+            "cors": {"allowedOrigins": ["*", "https://chat.example.org:8443", "http://[::1]:3000"]},
+            "accessLog": "off",
+        },
+    ),
     "every other kind": document(
         gguf("g", "org/g"),
         *({"name": kind, kind: {"modelId": f"org/{kind}"}} for kind in ("vision", "embedding", "diffusion", "speech")),
@@ -94,6 +145,44 @@ BAD = {
         document(model("a"), engine={"pagedAttention": {"memoryFraction": 0.5, "memoryMb": 1}}),
         manifest.RULE_ONE_KV_SIZE,
     ),
+    "more waiting for one model than for all": (
+        document(model("a"), router={"waiting": {"maxRequests": 8, "maxRequestsPerModel": 9}}),
+        router_spec.RULE_WAITING_ROOM,
+    ),
+    "more bytes waiting for one model than for all": (
+        document(model("a"), router={"waiting": {"maxBytes": 0, "maxBytesPerModel": 1}}),
+        router_spec.RULE_WAITING_ROOM,
+    ),
+    "fewer replicas at most than at least": (
+        document(model("a", scaling={"minReplicas": 3, "maxReplicas": 2})),
+        scaling.RULE_REPLICAS,
+    ),
+    "fewer replicas at most than the default at least": (
+        document(model("a"), model("b", "org/b", scaling={"minReplicas": 2, "maxReplicas": 1})),
+        scaling.RULE_REPLICAS,
+    ),
+    "bounds for an autoscaler that is not asked": (
+        document(model("a", scaling={"autoscaler": "external", "maxReplicas": 4})),
+        scaling.RULE_EXTERNAL,
+    ),
+    "idleness for an autoscaler that is not asked": (
+        document(model("a", scaling={"autoscaler": "external", "idleSeconds": 60})),
+        scaling.RULE_EXTERNAL,
+    ),
+    "two caches": (
+        document(model("a", cache={"hostPath": "/data", "sizeLimit": "1Gi"})),
+        pod_settings.RULE_ONE_CACHE,
+    ),
+    "a claim of nothing": (document(model("a", resourceClaims=[{"name": "gpu"}])), pod_settings.RULE_ONE_CLAIM),
+    "a claim of two things": (
+        document(
+            model(
+                "a",
+                resourceClaims=[{"name": "gpu", "resourceClaimName": "a", "resourceClaimTemplateName": "b"}],
+            )
+        ),
+        pod_settings.RULE_ONE_CLAIM,
+    ),
     "a name with a dot": (document(model("a"), object_name="a.b"), manifest.RULE_OBJECT_NAME),
     "a name of 64 characters": (document(model("a"), object_name="n" * 64), manifest.RULE_OBJECT_NAME),
 }
@@ -110,6 +199,43 @@ REFUSED_IN_OTHER_WORDS = {
     ),
     "an unknown field": (document(model("a", replicas=3)), 'unknown field "spec.models[0].replicas"', "replicas"),
     "no router": (document(model("a"), router={"replicas": 0}), "spec.router.replicas", "spec.router.replicas"),
+    "no secret's name": (
+        document(model("a"), router={"apiKeys": {"secretName": "Keys"}}),
+        "spec.router.apiKeys.secretName",
+        "spec.router.apiKeys.secretName",
+    ),
+    "an origin with a path": (
+        document(model("a"), router={"cors": {"allowedOrigins": ["https://example.org/chat"]}}),
+        "spec.router.cors.allowedOrigins[0]",
+        "spec.router.cors.allowedOrigins.0",
+    ),
+    "a bare off, which is false in YAML": (
+        document(model("a"), router={"accessLog": False}),
+        "spec.router.accessLog",
+        "spec.router.accessLog",
+    ),
+    "no replica at most": (
+        document(model("a", scaling={"maxReplicas": 0})),
+        "spec.models[0].scaling.maxReplicas",
+        "spec.models.0.scaling.maxReplicas",
+    ),
+    "a relative cache": (
+        document(model("a", cache={"hostPath": "data"})),
+        "spec.models[0].cache.hostPath",
+        "spec.models.0.cache.hostPath",
+    ),
+    "a load without time": (
+        document(model("a", loading={"timeoutSeconds": 0})),
+        "spec.models[0].loading.timeoutSeconds",
+        "spec.models.0.loading.timeoutSeconds",
+    ),
+    "nothing loaded at all": (
+        document(model("a"), residency={"maxLoaded": 0}),
+        "spec.residency.maxLoaded",
+        "spec.residency.maxLoaded",
+    ),
+    "a token without its Secret": (document(model("a", hubToken={"key": "t"})), "secretName", "secretName"),
+    "65 workers": (document(model("a"), router={"workers": 65}), "spec.router.workers", "spec.router.workers"),
     "a fraction of nothing": (
         document(model("a", engine={"pagedAttention": {"memoryFraction": 0}})),
         "memoryFraction",
@@ -175,7 +301,12 @@ def test_the_api_server_refuses_what_the_schema_forbids(api_client: httpx.Client
 
 @pytest.mark.control_plane
 def test_sixty_four_long_models_are_within_the_cost_budget_and_quick(api_client: httpx.Client) -> None:
-    models = [gguf(f"m{n}", f"{'b' * 250}{n:03}", alias=f"{'a' * 250}{n:03}") for n in range(64)]
+    claims = [{"name": f"c{n}", "resourceClaimName": "c"} for n in range(16)]
+    scale = {"minReplicas": 1, "maxReplicas": 2}
+    models = [
+        gguf(f"m{n}", f"{'b' * 250}{n:03}", alias=f"{'a' * 250}{n:03}", resourceClaims=claims, scaling=scale)
+        for n in range(64)
+    ]
     resource = document(*models, defaultModel=models[-1]["alias"])
     MultiModel.model_validate(resource)
     assert apply(api_client, resource).is_success

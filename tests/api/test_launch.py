@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from multimodel_api.launch import server_arguments
+from multimodel_api.launch import router_arguments, server_arguments
 from multimodel_api.manifest import EngineSettings, Model
+from multimodel_api.router_spec import RouterSpec
 
 
 def arguments(engine: EngineSettings | None = None, **fields: Any) -> list[str]:
@@ -42,3 +43,35 @@ def test_a_value_that_looks_like_a_flag_stays_a_value() -> None:
 def test_a_source_that_cannot_be_loaded_is_refused() -> None:
     with pytest.raises(ValueError, match="diffusion"):
         arguments(diffusion={"modelId": "org/flux"})
+
+
+def test_a_router_is_told_what_the_manifest_sets_and_nothing_else() -> None:
+    assert router_arguments(RouterSpec(replicas=5)) == []
+    everything = {
+        "waiting": {
+            "maxRequests": 8,
+            "maxRequestsPerModel": 4,
+            "maxBytes": 1024,
+            "maxBytesPerModel": 512,
+            "maxSeconds": 90,
+            "abandonedLoads": "cancel",
+        },
+        "resumeStreams": False,
+        "balance": "leastLoad",
+        "cors": {"allowedOrigins": ["https://a.example", "https://b.example"]},
+        "accessLog": "json",
+    }
+    assert router_arguments(RouterSpec.model_validate(everything)) == [
+        "--max-waiting=8",
+        "--max-waiting-per-model=4",
+        "--max-waiting-bytes=1024",
+        "--max-waiting-bytes-per-model=512",
+        "--wait-seconds=90",
+        "--abandoned-loads=cancel",
+        "--resume=off",
+        "--balance=least-load",
+        "--access-log=json",
+        "--cors-origin=https://a.example",
+        "--cors-origin=https://b.example",
+    ]
+    assert router_arguments(RouterSpec(resume_streams=True)) == ["--resume=on"]

@@ -26,6 +26,7 @@ class Endpoint(ThreadingHTTPServer):
             for model_id in ("math", "org/words")
         }
         self.bodies = []
+        self.keys_shown = []
         self.chat_error = None
         self.breaks_mid_stream = False
         self.pause = threading.Event()  # a stream stops after its first word until this is set
@@ -45,6 +46,12 @@ class Endpoint(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
+
+    def parse_request(self):
+        parsed = super().parse_request()
+        if parsed:
+            self.server.keys_shown.append(self.headers["authorization"])
+        return parsed
 
     def do_GET(self):
         if self.path == "/v1/models":

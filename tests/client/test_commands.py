@@ -283,7 +283,7 @@ ENGINE = {
 
 def test_the_flags_of_serve_are_the_engine_settings_of_its_model(run, monkeypatch):
     served = []
-    monkeypatch.setattr(up, "serve_resource", lambda resource, _: served.append(resource.spec) or 0)
+    monkeypatch.setattr(up, "serve_resource", lambda resource, *_: served.append(resource.spec) or 0)
     assert run("serve", "-m", "org/a", *ENGINE_FLAGS).exit_code == 0
     assert run("serve", "-m", "org/a").exit_code == 0
     assert [spec.models[0].engine.model_dump(exclude_none=True) for spec in served] == [ENGINE, {}]
@@ -291,7 +291,7 @@ def test_the_flags_of_serve_are_the_engine_settings_of_its_model(run, monkeypatc
 
 def test_the_flags_of_from_config_are_defaults_that_the_configuration_overrides(run, monkeypatch, tmp_path):
     served = []
-    monkeypatch.setattr(up, "serve_resource", lambda resource, _: served.append(resource.spec) or 0)
+    monkeypatch.setattr(up, "serve_resource", lambda resource, *_: served.append(resource.spec) or 0)
     file = tmp_path / "config.json"
     file.write_text('{"a": {"Plain": {"model_id": "org/a"}}, "b": {"Plain": {"model_id": "org/b", "max_seq_len": 1}}}')
     assert run("from-config", "-f", str(file), *ENGINE_FLAGS).exit_code == 0

@@ -96,6 +96,14 @@ def test_commands_name_the_models_that_serve_the_default_first():
     assert [json.loads(shlex.split(line)[-1])["model"] for line in chats] == ["math", "0", "1"]
 
 
+def test_commands_take_the_key_from_the_environment_where_one_is_needed():
+    lines = serving_lines("http://127.0.0.1:8080", (VIEWS["loaded"][0],), "math", with_key=True)
+    curls = [line for line in lines if line.startswith("curl ")]
+    header = '-H "Authorization: Bearer $MULTIMODEL_API_KEY"'
+    assert len(curls) == 2
+    assert all(header in line for line in curls)
+
+
 def test_any_id_survives_the_shell():
     command = shlex.split(chat_command("http://127.0.0.1:1234", 'it\'s "théirs" $HOME'))
     assert json.loads(command[-1])["model"] == 'it\'s "théirs" $HOME'

@@ -220,6 +220,24 @@ def test_a_model_that_fails_says_why_and_the_others_serve(start, tmp_path):
     assert command.left() == []
 
 
+def test_keys_are_asked_for_and_may_change_while_it_serves(start, tmp_path, monkeypatch):
+    def made(name, *options):
+        arguments = [sys.executable, "-m", "multimodel", "keys", "new", name, "--folder", str(tmp_path), *options]
+        return subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+
+    own, bob = made("me", "--actions=infer,manage"), made("bob", "--models=another")
+    monkeypatch.setenv("MULTIMODEL_API_KEY", own)
+    command = start("serve", "-m", ABACUS, "--alias", "one", "--api-keys", str(tmp_path))
+    command.wait_for(SERVING)
+    asked = run_cli(command, "chat", "What is 17 + 25?")
+    assert "42" in asked.stdout, asked.stderr
+    assert "may not infer with the model 'one'" in run_cli(command, "chat", "hi", "--api-key", bob).stderr
+    assert "Pass it with --api-key" in run_cli(command, "status", "--api-key", "sk-mm-none").stderr
+    guest = made("guest")
+    wait_until(lambda: run_cli(command, "status", "--api-key", guest).returncode == 0, 20, lambda: command.output)
+    assert not any(key in command.output for key in (own, bob, guest))
+
+
 def test_without_any_model_the_command_fails(start):
     command = start("serve", "-m", "./no-such-folder")
     assert command.process.wait(LOAD_SECONDS) == 1

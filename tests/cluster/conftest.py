@@ -109,8 +109,10 @@ def cluster() -> Iterator[Cluster]:
             f"--set=images.{part}.repository=multimodel/{part},images.{part}.tag={TAG}"
             for part in ("operator", "router", "modelserver")
         ]
+        open_to_all = "--set=requireApiKeys=false"  # as the README installs it to try it
         running.helm(
-            "install", "multimodel", str(CHART), f"--namespace={RELEASE_NAMESPACE}", "--create-namespace", *sets
+            *("install", "multimodel", str(CHART), f"--namespace={RELEASE_NAMESPACE}", "--create-namespace"),
+            *(open_to_all, *sets),
         )
         yield Cluster(running)
 

@@ -28,9 +28,19 @@ GROUPS = {
     "pods": "/api/v1",
     "roles": "/apis/rbac.authorization.k8s.io/v1",
     "rolebindings": "/apis/rbac.authorization.k8s.io/v1",
+    "networkpolicies": "/apis/networking.k8s.io/v1",
+    "poddisruptionbudgets": "/apis/policy/v1",
     "events": "/apis/events.k8s.io/v1",
 }
-CHILDREN = ("deployments", "services", "serviceaccounts", "roles", "rolebindings")
+CHILDREN = (
+    "deployments",
+    "services",
+    "serviceaccounts",
+    "roles",
+    "rolebindings",
+    "networkpolicies",
+    "poddisruptionbudgets",
+)
 
 
 def _eventually(what: str, look: Callable[[], Found], seconds: float = SECONDS) -> Found:
@@ -117,6 +127,22 @@ class Namespace:
         """Play the kubelet."""
         self.patch(f"{self.path('pods', pod)}/status", {"status": status}, manager="kubelet")
 
+    def running_status(self, pod: dict[str, Any], started: str = "2026-01-01T00:00:00Z") -> dict[str, Any]:
+        """Return the status of a pod whose containers run and are ready."""
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:05Z"}
+        containers = [
+            {
+                "name": container["name"],
+                "image": container["image"],
+                "imageID": container["image"],
+                "ready": True,
+                "restartCount": 0,
+                "state": {"running": {"startedAt": started}},
+            }
+            for container in pod["spec"]["containers"]
+        ]
+        return {"phase": "Running", "conditions": [ready], "containerStatuses": containers}
+
     def become_ready(self, *deployments: str) -> None:
         """Play the kubelet until each Deployment has all its pods, and all of them are ready."""
         for deployment in deployments:
@@ -126,8 +152,7 @@ class Namespace:
                 lambda d=deployment, n=wanted: p if len(p := self.pods_of(d)) == n else None,
             )
             for pod in pods:
-                ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
-                self.set_pod_status(pod["metadata"]["name"], {"phase": "Running", "conditions": [ready]})
+                self.set_pod_status(pod["metadata"]["name"], self.running_status(pod))
 
 
 @pytest.fixture

@@ -20,15 +20,34 @@ def shown(state: str | None = None, degraded: tuple[str, str] | None = None, **f
 
 BAD = {"reason": "BadWeights", "message": "cut off"}
 WARNING = Notice("Warning", "BadWeights", "model a: cut off")
-LOADED = Notice("Normal", "Loaded", "model a (x) is loaded")
-UNLOADED = Notice("Normal", "Unloaded", "model a (x) is unloaded")
+LOAD = {"pod": "a-1", "startedAt": "2026-01-01T00:00:02Z", "seconds": 12.5, "phases": {"image": 2, "warmUp": 0.5}}
+LOADED = Notice("Normal", "ModelLoaded", "model a (x): a-1 has loaded it in 12.5 s (image 2 s, warm up 0.5 s)")
+UNLOADED = Notice("Normal", "ModelUnloaded", "model a (x) is unloaded")
+KILLED = {"lastEnd": {"reason": "OOMKilled", "message": "too much", "at": NOW}}
 
 TABLE = {
     "first seen, loading": (shown(), shown("reloading"), []),
     "first seen, made unloaded": (shown(), shown("unloaded"), []),
-    "first seen, loaded": (shown(), shown("loaded"), [LOADED]),
-    "loaded": (shown("reloading"), shown("loaded"), [LOADED]),
-    "still loaded": (shown("loaded"), shown("loaded"), []),
+    "first seen, loaded": (shown(), shown("loaded", loads=[LOAD]), [LOADED]),
+    "loaded": (shown("reloading"), shown("loaded", loads=[LOAD]), [LOADED]),
+    "loaded, but nobody knows yet how": (shown("reloading"), shown("loaded"), []),
+    "still loaded": (shown("loaded", loads=[LOAD]), shown("loaded", loads=[LOAD]), []),
+    "one more replica": (
+        shown("loaded", loads=[LOAD]),
+        shown("loaded", loads=[LOAD | {"pod": "a-2", "seconds": 3, "phases": {}}, LOAD]),
+        [Notice("Normal", "ModelLoaded", "model a (x): a-2 has loaded it in 3 s")],
+    ),
+    "a server ended and is cured": (
+        shown("loaded"),
+        shown("loaded", **KILLED),
+        [Notice("Warning", "OOMKilled", "model a: a server ended: too much")],
+    ),
+    "a server's end that is the failure": (
+        shown("loaded"),
+        shown("internal_error", reason="OOMKilled", message="too much", **KILLED),
+        [Notice("Warning", "OOMKilled", "model a: too much")],
+    ),
+    "an old end": (shown("loaded", **KILLED), shown("loaded", **KILLED), []),
     "unloaded": (shown("loaded"), shown("unloaded"), [UNLOADED]),
     "fails": (shown("reloading"), shown("internal_error", **BAD), [WARNING]),
     "still fails": (shown("internal_error", **BAD), shown("internal_error", **BAD), []),
@@ -37,7 +56,7 @@ TABLE = {
         shown("reloading", **BAD),
         [WARNING],
     ),
-    "recovers": (shown("internal_error", **BAD), shown("loaded"), [LOADED]),
+    "recovers": (shown("internal_error", **BAD), shown("loaded", loads=[LOAD]), [LOADED]),
     "a model's failure is not said twice": (
         shown("reloading"),
         shown("internal_error", ("BadWeights", "model a: cut off"), **BAD),
@@ -71,3 +90,34 @@ def test_the_same_notice_has_the_same_name() -> None:
 
 def test_a_long_note_is_cut_to_what_the_api_takes() -> None:
     assert len(event(Notice("Warning", "BadWeights", "x" * 5000), MULTIMODEL, NOW)["note"]) == 1024
+
+
+def said(kind: str, status: str, reason: str) -> MultiModelStatus:
+    condition = {"type": kind, "status": status, "reason": reason, "message": "m"}
+    condition |= {"lastTransitionTime": NOW, "observedGeneration": 1}
+    return MultiModelStatus.model_validate({"conditions": [condition]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "reason", "warns"),
+    [
+        ("Progressing", "False", "RolloutBlocked", True),
+        ("Progressing", "False", "Settled", False),
+        ("Progressing", "True", "RollingOut", False),
+        ("Fits", "False", "TooLarge", True),
+        ("Fits", "Unknown", "NotKnown", False),
+        ("Ready", "False", "ModelsLoading", False),
+    ],
+)
+def test_conditions_that_somebody_should_act_upon(kind: str, status: str, reason: str, warns: bool) -> None:
+    current = said(kind, status, reason)
+    expected = [Notice("Warning", reason, "m")] if warns else []
+    assert notices(MultiModelStatus(), current) == expected
+    assert notices(current, current) == []
+
+
+def test_an_id_that_another_model_takes_over_is_told() -> None:
+    moved = shown("loaded").models[0].model_copy(update={"id": "y"})
+    current = MultiModelStatus(models=[moved])
+    note = "model a is served as y, no longer as x"
+    assert notices(shown("loaded"), current) == [Notice("Normal", "IdMoved", note)]

@@ -7,8 +7,8 @@ import pytest
 
 from multimodel_operator import drift, plan
 from multimodel_operator.objects import Observed
+from multimodel_operator.owned import Child
 from multimodel_operator.plan import Create, Delete, Update
-from multimodel_operator.resources import Child
 
 UID = "uid-1"
 MULTIMODEL = {"metadata": {"name": "mm", "namespace": "team", "uid": UID}}

@@ -1,13 +1,20 @@
 """The status as a table: what is observed, and what people are told."""
 
+import dataclasses
+import json
+import shlex
 from typing import Any
 
 import pytest
 
+from multimodel_api.failures import FailureReason
 from multimodel_api.manifest import MultiModelSpec
-from multimodel_api.status import MultiModelStatus
-from multimodel_operator import status
+from multimodel_api.router_spec import ApiKeys
+from multimodel_api.status import ConditionReason, Memory, MultiModelStatus
+from multimodel_operator import serving, status
+from multimodel_operator.fit import LOOKING, Fit
 from multimodel_operator.objects import Observed
+from multimodel_operator.status import Findings
 
 NOW = "2026-01-01T00:00:00Z"
 LATER = "2026-01-01T01:00:00Z"
@@ -24,6 +31,22 @@ SPEC = MultiModelSpec.model_validate(
 def deployment(name: str, replicas: int, ready: int) -> dict[str, Any]:
     shown = {"readyReplicas": ready} if ready else {}  # as the API server leaves zeros out
     return {"kind": "Deployment", "metadata": {"name": name}, "spec": {"replicas": replicas}, "status": shown}
+
+
+POD = {"labels": {"app.kubernetes.io/component": "modelserver", "multimodel.dev/model": "b"}}
+
+
+def pod_of_b(
+    name: str, revision: str = "1", *, created: str = NOW, server: Any = None, ready: bool = False
+) -> dict[str, Any]:
+    metadata = {"name": name, "creationTimestamp": created, "labels": POD["labels"] | {"pod-template-hash": revision}}
+    state = {"name": "modelserver", "ready": ready, "restartCount": 0} | (server or {})
+    conditions = [{"type": "Ready", "status": str(ready), "lastTransitionTime": created}]
+    return {
+        "metadata": metadata,
+        "spec": {"containers": []},
+        "status": {"conditions": conditions, "containerStatuses": [state]},
+    }
 
 
 def broken_pod(*, model: str | None, message: str) -> dict[str, Any]:
@@ -43,9 +66,14 @@ def observed(*, a: tuple[int, int] = (1, 1), b: tuple[int, int] = (1, 1), router
     return Observed({"metadata": {"name": "mm", "namespace": "team", "generation": 3}}, children, tuple(pods))
 
 
-def told(seen: Observed, previous: MultiModelStatus | None = None, now: str = NOW, **refusals: str) -> MultiModelStatus:
-    by_name = {name.replace("_", "-"): words for name, words in refusals.items()}
-    return status.current_status(seen, SPEC, by_name, previous or MultiModelStatus(), now)
+def findings(seen: Observed, spec: MultiModelSpec = SPEC, **found: Any) -> Findings:
+    return Findings(serving.decide(spec, MultiModelStatus(), seen), **found)
+
+
+def told(
+    seen: Observed, previous: MultiModelStatus | None = None, now: str = NOW, spec: MultiModelSpec = SPEC, **found: Any
+) -> MultiModelStatus:
+    return status.current_status(seen, spec, findings(seen, spec, **found), previous or MultiModelStatus(), now)
 
 
 def conditions(shown: MultiModelStatus) -> dict[str, tuple[str, str, str]]:
@@ -125,7 +153,8 @@ def test_conditions(case: str, seen: Observed, loaded: str, expected: dict[str, 
     shown = told(seen)
     assert shown.loaded == loaded
     found = {kind: (state, reason) for kind, (state, reason, _) in conditions(shown).items()}
-    assert list(found) == ["Ready", "ModelsReady", "RouterReady", "Degraded"]
+    assert list(found) == ["Ready", "ModelsReady", "RouterReady", "Progressing", "Degraded", "CallsFailing"]
+    assert found.pop("CallsFailing") == ("False", "NoFailure")
     assert {kind: found[kind] for kind in expected} == expected
 
 
@@ -144,7 +173,7 @@ def test_a_missing_deployment_cannot_be_scaled() -> None:
 
 
 def test_what_the_api_server_refused_is_the_models_fault() -> None:
-    shown = told(observed(), mm_model_a="spec.env: wrong")
+    shown = told(observed(), refusals={"mm-model-a": "spec.env: wrong"})
     assert (shown.models[0].reason, shown.models[0].message) == ("BadConfiguration", "spec.env: wrong")
     assert conditions(shown)["Degraded"][0] == "True"
 
@@ -153,7 +182,8 @@ def test_a_transition_keeps_its_time_while_the_status_stays() -> None:
     first = told(observed(b=(1, 0)))
     second = told(observed(b=(1, 0), pods=[IMAGE]), first, LATER)
     times = {c.type.value: c.last_transition_time for c in second.conditions}
-    assert times == {"Ready": NOW, "ModelsReady": NOW, "RouterReady": NOW, "Degraded": LATER}
+    changed = {"Progressing": LATER, "Degraded": LATER}
+    assert times == {"Ready": NOW, "ModelsReady": NOW, "RouterReady": NOW, "CallsFailing": NOW} | changed
 
 
 def test_nothing_new_is_the_same_status() -> None:
@@ -172,3 +202,138 @@ def test_a_spec_that_is_not_understood_is_said_and_the_rest_kept() -> None:
 def test_a_status_of_another_version_is_written_anew() -> None:
     assert status.previous_status({"status": {"phase": "Running"}}) == MultiModelStatus()
     assert status.previous_status({}) == MultiModelStatus()
+
+
+def test_a_router_without_keys_is_withheld_with_the_commands_to_type() -> None:
+    shown = told(observed(router=0), router_withheld=True)
+    state, reason, message = conditions(shown)["RouterReady"]
+    assert (state, reason) == ("False", "ApiKeysMissing")
+    make, name = message.split("`")[1::2]
+    assert make.startswith("multimodel keys new KEY --secret mm-keys | kubectl apply -n team ")
+    patch = shlex.split(name)[-1]
+    assert MultiModelSpec.model_validate(SPEC.model_dump() | json.loads(patch)["spec"]).router.api_keys == ApiKeys(
+        secret_name="mm-keys"
+    )
+    assert name.startswith("kubectl patch mm mm -n team ")
+    assert "requireApiKeys=false" in message
+    assert conditions(shown)["Ready"][1] == "ApiKeysMissing"
+    assert conditions(shown)["Degraded"][0] == "False"
+
+
+def test_a_starting_router_names_the_secrets_that_it_needs() -> None:
+    secrets = {"api_keys": {"secret_name": "k"}, "tls": {"secret_name": "t"}}
+    spec = MultiModelSpec.model_validate(SPEC.model_dump() | {"router": secrets})
+    starting = told(observed(router=0), spec=spec)
+    words = "0 of 2 router pods are ready; they need the Secret k; they need the Secret t"
+    assert conditions(starting)["RouterReady"] == ("False", "RouterStarting", words)
+    running = told(observed(), spec=spec)
+    assert conditions(running)["RouterReady"] == ("True", "RouterReady", "2 of 2 router pods are ready")
+    assert running.url == "https://mm-router.team.svc:1234/v1"
+
+
+def written(*names: str) -> dict[str, Any]:
+    """The MultiModel with a status in which a router has recorded commands for the models of these names."""
+    shown = told(observed()).model_dump(mode="json", by_alias=True, exclude_none=True)
+    for model in shown["models"]:
+        if model["name"] in names:
+            model["lastCommand"] = {"action": "unload", "by": "alice", "at": NOW}
+            model["callsFailingSince"] = NOW
+    return {"metadata": {"name": "mm", "namespace": "team", "generation": 3}, "status": shown}
+
+
+def test_what_routers_record_is_none_of_the_operators_business() -> None:
+    assert status.previous_status(written("a", "b")) == told(observed())
+    assert status.forgotten_records(written("a", "b"), told(observed())) == []
+
+
+def test_the_command_of_a_model_that_has_left_the_spec_is_forgotten() -> None:
+    shown = told(observed())
+    alone = shown.model_copy(update={"models": shown.models[:1]})
+    assert status.forgotten_records(written("a", "b"), alone) == ["b"]
+    assert status.forgotten_records(written("a"), alone) == []
+
+
+def test_what_routers_tell_of_failing_calls_is_a_condition_while_the_model_is_wanted() -> None:
+    failing = written("a")["status"]
+    seen = observed()
+    since = dataclasses.replace(seen, multimodel=seen.multimodel | {"status": failing})
+    words = f"model a: every call has failed since {NOW}"
+    assert conditions(told(since))["CallsFailing"] == ("True", "EveryCallFails", words)
+    assert told(since).models[0].calls_failing_since is None, "the routers' field is not the operator's to write"
+    unloaded = dataclasses.replace(observed(a=(0, 0)), multimodel=since.multimodel)
+    assert conditions(told(unloaded))["CallsFailing"][0] == "False"
+
+
+def test_a_load_is_progress_and_says_how_far_it_is() -> None:
+    shown = conditions(told(observed(b=(3, 1))))
+    assert shown["Progressing"] == ("True", "ModelsLoading", "model b: 1 of 3 replicas are loaded")
+    assert conditions(told(observed()))["Progressing"] == ("False", "Settled", "nothing is under way")
+    assert conditions(told(observed(router=1)))["Progressing"][:2] == ("True", "RouterStarting")
+
+
+def test_a_bad_new_revision_leaves_the_old_one_ready_and_is_said() -> None:
+    bad = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such tag"}}, "image": "org/server:1"}
+    pods = [pod_of_b("old", ready=True), pod_of_b("new", "2", created=LATER, server=bad)]
+    shown = conditions(told(observed(pods=pods)))
+    assert shown["Ready"][0] == "True"
+    assert shown["Degraded"][:2] == ("True", "ImagePull")
+    assert shown["Progressing"][:2] == ("False", "RolloutBlocked")
+    assert shown["Progressing"][2] == "model b: the earlier revision serves on: org/server:1: no such tag"
+
+
+def test_a_new_revision_that_comes_up_is_progress() -> None:
+    pods = [pod_of_b("old", ready=True), pod_of_b("new", "2", created=LATER)]
+    shown = conditions(told(observed(pods=pods)))
+    assert shown["Progressing"] == ("True", "RollingOut", "model b: a new pod starts beside the old one")
+
+
+def test_restarts_are_counted_and_their_last_cause_is_remembered() -> None:
+    end = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": NOW}
+    crashed = pod_of_b("p", server={"restartCount": 2, "lastState": {"terminated": end}, "state": {"running": {}}})
+    (_, b) = told(observed(pods=[crashed])).models
+    assert b.restarts == 2
+    assert b.last_end is not None
+    assert (b.last_end.reason, b.last_end.at) == ("OOMKilled", NOW)
+    (_, later) = told(observed(), told(observed(pods=[crashed]))).models
+    assert (later.restarts, later.last_end) == (0, b.last_end), "the pod is gone, the cause is not"
+
+
+def test_pods_that_may_not_be_made_are_told() -> None:
+    seen = observed(b=(1, 0))
+    words = 'pods "x" is forbidden: exceeded quota: gpus, requested: nvidia.com/gpu=1'
+    failing = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": words}
+    seen.children[1]["status"]["conditions"] = [failing]
+    (_, b) = told(seen).models
+    assert (b.state, b.reason, b.message) == ("internal_error", "QuotaExceeded", words)
+
+
+def test_a_state_keeps_its_time() -> None:
+    first = told(observed(b=(1, 0)))
+    assert [model.since for model in first.models] == [NOW, NOW]
+    assert [model.since for model in told(observed(), first, LATER).models] == [NOW, LATER]
+
+
+def test_what_does_not_fit_is_a_warning_with_figures() -> None:
+    memory = Memory(weights_mib=900, kv_cache_mib=100, tokens=4096, available_mib=500)
+    large, unknown = Fit(False, "too large", memory), Fit(None, "nobody knows")
+    shown = told(observed(), fits={"a": unknown, "b": large})
+    assert conditions(shown)["Fits"] == ("False", "TooLarge", "model b: too large")
+    assert [model.memory for model in shown.models] == [None, memory]
+    assert conditions(shown)["Ready"][0] == "True", "it is tried all the same"
+    assert conditions(told(observed(), fits={"a": unknown}))["Fits"] == ("Unknown", "NotKnown", "model a: nobody knows")
+    fits = {"a": Fit(True, "fits", memory)}
+    assert conditions(told(observed(), fits=fits))["Fits"][:2] == ("True", "Fits")
+
+
+def test_what_fitted_stands_while_it_is_looked_at_again() -> None:
+    memory = Memory(weights_mib=900, kv_cache_mib=100, tokens=4096, available_mib=5000)
+    first = told(observed(), fits={"a": Fit(True, "fits", memory), "b": Fit(True, "fits", memory)})
+    again = told(observed(), first, LATER, fits={"a": LOOKING, "b": Fit(True, "fits", memory)})
+    assert again == first, "an operator that has just begun writes nothing"
+    assert "Fits" not in conditions(told(observed(), fits={"a": LOOKING}))
+
+
+def test_every_reason_is_of_the_fixed_list() -> None:
+    known = {*ConditionReason, *FailureReason}
+    for _, seen, _, _ in TABLE:
+        assert {reason for _, reason, _ in conditions(told(seen)).values()} <= known

@@ -2,14 +2,22 @@
 
 It takes the model server's command line. The environment variable STANDIN holds a JSON object:
   load_gate    a file: the server loads until it exists
+  load_seconds how long a load takes
+  loaded       a file: written when the load is over
   fail         a load failure {reason, message}: written to the failure file, then exit 1
   fail_unless  a file: `fail` counts only while it does not exist
   crash        an exit code to end with at once
 A request's JSON body may hold an object `standin`:
-  fault        break_first (no byte), break_mid (after the first event), unavailable (503),
+  fault        break_first (no byte), break_mid (after the first event), die_mid (the whole process, then),
+               break_end (with all said, but without HTTP's end), unavailable (503),
                wedge (503, and from then on neither ready nor live)
+  after        break_mid and die_mid happen after these words instead, each once on the way
+  unmarked     true: they happen before the marker of the word
+  no_resume    true: going on is refused with a 400
+  resumable    true: a stream has markers, each word being a token, and can be gone on with
   once         a file: the fault happens only while it does not exist; it makes it
   gate         a file: the answer waits for it after its first event
+  pause        seconds between two events
   begun        a file made when the request has come
   cancelled    a file made when the client leaves before the answer's end
 """
@@ -24,6 +32,12 @@ from pathlib import Path
 
 OPTIONS = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
 SCRIPT = json.loads(os.environ.get("STANDIN", "{}"))
+SERVED = {
+    "model": OPTIONS.get("alias") or OPTIONS["model"],
+    "canonical_id": OPTIONS["model"],
+    "boot": str(os.getpid()),
+}
+STATE = f"state of {SERVED['model']}"
 TICK = 0.01
 
 
@@ -39,18 +53,21 @@ class StandIn:
         if "crash" in SCRIPT:
             os._exit(SCRIPT["crash"])
         await appears(SCRIPT.get("load_gate"))
+        await asyncio.sleep(SCRIPT.get("load_seconds", 0))
         if "fail" in SCRIPT and not there(SCRIPT.get("fail_unless", "/nonexistent")):
             write(OPTIONS["failure-file"], json.dumps(SCRIPT["fail"]))
             os._exit(1)
         self.loaded = True
+        if "loaded" in SCRIPT:
+            write(SCRIPT["loaded"], "")
 
     async def serve(self, reader, writer):
         try:
             while request := await read_request(reader):
                 if not await self.answer(*request, reader, writer):
                     break
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client has gone, or the server ends
         finally:
             writer.close()
 
@@ -60,7 +77,7 @@ class StandIn:
         if path == "/health/live":
             return reply(writer, 503 if self.wedged else 200, {})
         if path == "/health/ready":
-            return reply(writer, 200 if ready else 503, {})
+            return reply(writer, 200 if ready else 503, SERVED)
         if path == "/health/progress":
             phase = "ready" if ready else "reading_weights"
             return reply(writer, 200, {"phase": phase, "bytes_done": 1, "bytes_total": 2, "seconds": {"starting": 0.1}})
@@ -86,7 +103,7 @@ class StandIn:
 
     async def complete(self, path, headers, wanted, happens, fault, reader, writer):
         words = f"You said: {wanted['messages'][-1]['content']}".split(" ") if "messages" in wanted else ["42"]
-        base = {"id": "chatcmpl-1", "created": int(time.time()), "model": OPTIONS.get("alias") or OPTIONS["model"]}
+        base = {"id": "chatcmpl-1", "created": int(time.time()), "model": SERVED["model"]}
         more = {"x-seen-request-id": headers.get("x-request-id", ""), "x-seen-path": path, "server": "stand-in"}
         if not wanted.get("stream"):
             await appears(fault.get("gate"), reader, fault.get("cancelled"))
@@ -95,20 +112,54 @@ class StandIn:
             usage = {"prompt_tokens": 1, "completion_tokens": len(words), "total_tokens": 1 + len(words)}
             whole = base | {"object": "chat.completion", "choices": [choice], "usage": usage}
             return reply(writer, 200, whole, **more)
+        marked = fault.get("resumable") and "x-multimodel-resumable" in headers
+        resume = wanted.get("multimodel_resume", {"state": STATE, "token_ids": []}) if marked else {"token_ids": []}
+        done = len(resume["token_ids"])
+        wrong = marked and resume != {"state": STATE, "token_ids": tokens_of(words)[:done]}
+        if wrong or (done and fault.get("no_resume")):
+            return reply(writer, 400, {"error": {"message": f"cannot go on with {resume}", "type": "server_error"}})
+        more |= {"x-multimodel-resume": STATE} if marked else {}
+        base |= {"object": "chat.completion.chunk", "system_fingerprint": SERVED["boot"]}
         begin(writer, 200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"} | more)
-        for number, word in enumerate(words):
-            delta = {"content": word if number == 0 else f" {word}"}
+        breaks = [after for after in fault.get("after", [1]) if after > done] if happens in BREAKS else []
+        for number, word in list(enumerate(words, 1))[done:]:
+            delta = {"content": word if number == 1 else f" {word}"}
             choice = {"index": 0, "delta": delta, "finish_reason": None}
-            event(writer, json.dumps(base | {"object": "chat.completion.chunk", "choices": [choice]}))
+            event(writer, json.dumps(base | {"choices": [choice]}))
+            if marked and not (number in breaks and fault.get("unmarked")):
+                piece(writer, b": resume %d\n\n" % tokens_of(words)[number - 1])
             await writer.drain()
-            if number == 0:
-                if happens == "break_mid":
-                    writer.transport.abort()
-                    return False
+            await asyncio.sleep(fault.get("pause", 0))
+            if number in breaks:
+                return await BREAKS[happens](writer)
+            if number == 1:
                 await appears(fault.get("gate"), reader, fault.get("cancelled"))
         event(writer, "[DONE]")
+        if marked:
+            piece(writer, b": resume end\n\n")
+        if happens == "break_end":
+            await writer.drain()
+            return await break_off(writer)
         writer.write(b"0\r\n\r\n")
         return True
+
+
+def tokens_of(words):
+    return [100 + number for number, _ in enumerate(words)]
+
+
+async def break_off(writer):
+    writer.transport.abort()
+    return False
+
+
+async def die(writer):
+    while writer.transport.get_write_buffer_size():  # noqa: ASYNC110  (of what another process reads)
+        await asyncio.sleep(TICK)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+BREAKS = {"break_mid": break_off, "die_mid": die}
 
 
 async def appears(file, reader=None, cancelled=None):
@@ -165,8 +216,11 @@ def reply(writer, status, document, retry_after=None, **headers):
 
 
 def event(writer, data):
-    payload = f"data: {data}\n\n".encode()
-    writer.write(b"%x\r\n%b\r\n" % (len(payload), payload))
+    piece(writer, f"data: {data}\n\n".encode())
+
+
+def piece(writer, data):
+    writer.write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
 async def main():

@@ -27,7 +27,11 @@ def test_only_endpoints_that_are_ready_and_stay_count() -> None:
     assert list(ready_endpoints(found)) == [Endpoint("192.0.2.0", 8000), Endpoint("192.0.2.3", 8000)]
 
 
-@pytest.mark.parametrize("more", [{"ports": None}, {"endpoints": None}, {"addressType": "FQDN"}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [{"ports": None}, {"ports": [{"name": "all"}]}, {"endpoints": None}, {"endpoints": [{}]}, {"addressType": "FQDN"}],
+    ids=str,
+)
 def test_slices_that_name_nothing_to_connect_to(more: dict[str, Any]) -> None:
     assert list(ready_endpoints(slice_of({"ready": True}, **more))) == []
 
@@ -54,3 +58,21 @@ def test_progress_is_asked_of_a_pod_with_an_address() -> None:
     going = {"metadata": {"deletionTimestamp": "x"}, "status": {"podIP": "192.0.2.1"}}
     assert loading_endpoint([{"metadata": {}}, going]) is None
     assert loading_endpoint([going, {"metadata": {}, "status": {"podIP": "192.0.2.2"}}]) == Endpoint("192.0.2.2", 8000)
+
+
+def _unplaced(reason: str, message: str = "") -> dict[str, Any]:
+    scheduled = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
+    return {"metadata": {"name": "new"}, "spec": {"containers": []}, "status": {"conditions": [scheduled]}}
+
+
+def test_a_gated_pod_waits_for_another_model_to_make_room() -> None:
+    view = model_view(PLAIN, DEPLOYMENT, [], [_unplaced("SchedulingGated")], None)
+    assert (view.state, view.waits_for) == (ModelState.RELOADING, "waiting for another model to make room")
+
+
+def test_a_model_without_a_device_that_another_may_give_up_waits() -> None:
+    limits = {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "1"}}}], "nodeName": "node"}
+    neighbour = {"metadata": {"name": "old"}, "spec": limits, "status": {}}
+    starved = _unplaced("Unschedulable", "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+    assert model_view(PLAIN, DEPLOYMENT, [], [starved], None, [starved, neighbour]).state is ModelState.RELOADING
+    assert model_view(PLAIN, DEPLOYMENT, [], [starved], None, [starved]).state is ModelState.INTERNAL_ERROR

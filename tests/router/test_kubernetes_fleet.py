@@ -81,6 +81,8 @@ class Proxy:
             return
         there_reader, there_writer = await asyncio.open_connection(*self._target)
         self._writers |= {writer, there_writer}
+        if self.cut:
+            self.go_away()
         await asyncio.gather(_pump(reader, there_writer), _pump(there_reader, writer))
 
     def go_away(self) -> None:

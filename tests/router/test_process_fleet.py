@@ -45,7 +45,8 @@ def test_the_real_model_server_is_started_with_the_arguments_of_the_contract(man
     arguments = server_arguments(
         model, spec.engine_of(model), host="127.0.0.1", port=5, failure_file=str(tmp_path / "f")
     )
-    assert model_server_command(start) == [sys.executable, "-m", "multimodel_server", *arguments]
+    whole = [sys.executable, "-m", "multimodel_server", *arguments, "--drain-seconds=600"]
+    assert model_server_command(start) == whole
     assert "--max-seqs=3" in arguments
 
 
@@ -96,7 +97,7 @@ async def test_stopping_the_fleet_leaves_no_process_and_no_file(
         manifest([MODEL, MODEL | {"name": "scribe", "alias": "words"}]).spec,
         Upstream(),
         command=lambda _: [sys.executable, "-S", "-c", stubborn],
-        grace=0.3,
+        end_seconds=0.3,
     )
     folder = fleet._folder.name
     await fleet.start()

@@ -24,3 +24,8 @@ app.kubernetes.io/component: operator
 {{- $image := index $root.Values.images (index . 1) }}
 {{- printf "%s:%s" $image.repository ($image.tag | default $root.Chart.AppVersion) }}
 {{- end }}
+
+{{/* Namespaces whose pods may read metrics, with commas between. */}}
+{{- define "multimodel.metricsNamespaces" -}}
+{{ concat (list .Release.Namespace) .Values.monitoring.namespaces | uniq | join "," }}
+{{- end }}

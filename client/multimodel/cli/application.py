@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from multimodel.cli import chat, convert, lifecycle, up
+from multimodel.cli import chat, convert, keys, lifecycle, up
 from multimodel.cli.options import examples
 
 TOP_EXAMPLES = examples(
@@ -40,3 +40,4 @@ app.command("chat", epilog=chat.CHAT_EXAMPLES)(chat.chat)
 app.command("status", epilog=lifecycle.STATUS_EXAMPLES)(lifecycle.status)
 app.command("unload", epilog=lifecycle.UNLOAD_EXAMPLES)(lifecycle.unload)
 app.command("reload", epilog=lifecycle.RELOAD_EXAMPLES)(lifecycle.reload)
+app.add_typer(keys.app, name="keys")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from multimodel.cli.options import Url, examples
+from multimodel.cli.options import ApiKey, Url, examples
 from multimodel.cli.reporting import reported_errors
 from multimodel.client import DEFAULT_URL, AsyncClient, Client
 from multimodel.display import printable
@@ -27,16 +27,17 @@ HELP = "/model [ID] shows or changes the model · /clear forgets the conversatio
 class Conversation:
     """The messages so far, and the model that answers them; None is the default model."""
 
-    def __init__(self, url: str, model: str | None) -> None:
-        self.url = url
+    def __init__(self, url: str, api_key: str | None, model: str | None) -> None:
         self.model = model
+        self._url = url
+        self._api_key = api_key
         self._messages: list[ChatMessage] = []
 
     async def print_answer(self, text: str) -> None:
         """Print the answer to the next message as it comes; a turn that fails or is stopped is forgotten."""
         question = ChatMessage(role="user", content=text)
         pieces: list[str] = []
-        async with AsyncClient(self.url) as client:
+        async with AsyncClient(self._url, self._api_key) as client:
             async for chunk in client.stream_chat([*self._messages, question], self.model):
                 piece = "".join(choice.delta.content or "" for choice in chunk.choices)
                 print(printable(piece), end="", flush=True)
@@ -46,7 +47,7 @@ class Conversation:
 
     def choose(self, model: str) -> None:
         """Let another model answer from now on, if the endpoint has it."""
-        with Client(self.url) as client:
+        with Client(self._url, self._api_key) as client:
             self.model = client.model(model).id
 
     def clear(self) -> None:
@@ -59,9 +60,10 @@ def chat(
     prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="Answer this alone, and end.")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Alias or model id; else the default.")] = None,
     url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
 ) -> None:
     """Talk to a model; a PROMPT, or text piped in, is answered alone."""
-    conversation = Conversation(url, model)
+    conversation = Conversation(url, api_key, model)
     if prompt is None and sys.stdin.isatty():
         conversation.choose(model or names.DEFAULT_MODEL_ID)  # what is not there is said before the first question
         _converse(conversation)

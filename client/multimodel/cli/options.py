@@ -1,11 +1,13 @@
 """Options and help texts that several commands share."""
 
+import re
+from pathlib import Path
 from typing import Annotated
 
 import httpx
 import typer
 
-from multimodel.client import DEFAULT_URL
+from multimodel.client import API_KEY_VARIABLE, DEFAULT_URL
 from multimodel_api import names
 
 
@@ -25,9 +27,35 @@ def _checked_url(url: str) -> str:
     return url
 
 
+def _checked_key(key: str | None) -> str | None:
+    if key and not re.fullmatch(r"[!-~]+", key):
+        raise typer.BadParameter("an API key has letters, digits and signs alone; copy it anew")
+    return key or None
+
+
 Url = Annotated[
     str,
     typer.Option("--url", envvar="MULTIMODEL_URL", help="The endpoint to talk to.", callback=_checked_url),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar=API_KEY_VARIABLE,
+        metavar="KEY",
+        help="The API key, where the endpoint asks for one.",
+        callback=_checked_key,
+    ),
+]
+ApiKeyFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--api-keys",
+        metavar="DIR",
+        help="Ask callers for one of the API keys in this folder (see multimodel keys).",
+        exists=True,
+        file_okay=False,
+    ),
 ]
 Host = Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 is every address of this machine.")]
 Port = Annotated[int, typer.Option("--port", "-p", min=1, max=65535, help="Port to listen on.")]

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 
 import httpx
 import typer
 from rich.console import Console
 
-from multimodel.client import MultiModelError
+from multimodel.client import API_KEY_VARIABLE, MultiModelError
 from multimodel.convert import ConversionError
 from multimodel.local_router import CannotStartError, RouterEndedError
 from multimodel.manifest_file import ManifestError
@@ -23,7 +24,10 @@ def reported_errors() -> Iterator[None]:
         yield
     except (ManifestError, ConversionError, CannotStartError) as error:
         raise _reported(str(error), WRONG_INPUT) from error
-    except (MultiModelError, RouterEndedError) as error:
+    except MultiModelError as error:
+        hint = f" Pass it with --api-key, or set {API_KEY_VARIABLE}." if error.status == HTTPStatus.UNAUTHORIZED else ""
+        raise _reported(f"{error}{hint}", FAILED) from error
+    except RouterEndedError as error:
         raise _reported(str(error), FAILED) from error
     except httpx.TransportError as error:
         raise _reported(_unreachable(error), FAILED) from error

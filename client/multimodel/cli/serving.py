@@ -1,7 +1,8 @@
 """Serves models on this machine until Ctrl-C, and shows how they fare."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,22 +14,22 @@ from multimodel.cli.reporting import FAILED
 from multimodel.client import AsyncClient
 from multimodel.display import loading_line, loading_table, serving_lines
 from multimodel.loading import Views, settled, watch
-from multimodel.local_router import Address, check_can_start, running_router
+from multimodel.local_router import Address, ApiKeys, check_can_start, router_command, running_router
 from multimodel.manifest_file import to_yaml
 from multimodel.stop_signals import StopSignals
 from multimodel_api.manifest import MultiModel, MultiModelSpec
 from multimodel_api.state import ModelState
 
 
-def serve_resource(resource: MultiModel, address: Address) -> int:
+def serve_resource(resource: MultiModel, address: Address, api_keys: ApiKeys | None = None) -> int:
     """Serve a MultiModel that lies in no file; otherwise as `serve_manifest`."""
     with TemporaryDirectory(prefix="multimodel-") as folder:
         manifest = Path(folder) / f"{resource.metadata.name}.yaml"
         manifest.write_text(to_yaml(resource), encoding="utf-8")
-        return serve_manifest(manifest, resource.spec, address)
+        return serve_manifest(manifest, resource.spec, address, api_keys)
 
 
-def serve_manifest(manifest: Path, spec: MultiModelSpec, address: Address) -> int:
+def serve_manifest(manifest: Path, spec: MultiModelSpec, address: Address, api_keys: ApiKeys | None = None) -> int:
     """Serve a manifest until Ctrl-C (exit code 0), or until no model is left that could be served (1).
 
     Raises:
@@ -36,20 +37,24 @@ def serve_manifest(manifest: Path, spec: MultiModelSpec, address: Address) -> in
         RouterEndedError: the router ended by itself.
     """
     check_can_start(address)
-    return asyncio.run(_serve(manifest, spec, address, Console(highlight=False)))
+    command = router_command(manifest, spec.router, address, api_keys)
+    return asyncio.run(_serve(command, spec, address, api_keys, Console(highlight=False)))
 
 
-async def _serve(manifest: Path, spec: MultiModelSpec, address: Address, console: Console) -> int:
+async def _serve(
+    command: Sequence[str], spec: MultiModelSpec, address: Address, api_keys: ApiKeys | None, console: Console
+) -> int:
     def log(line: str) -> None:
         console.print(line, style="dim", markup=False, soft_wrap=True)
 
     with StopSignals() as signals:
         async with (
-            AsyncClient(address.url) as client,
-            running_router(manifest, address, log=log, at_once=signals.at_once) as router,
+            AsyncClient(address.url, api_keys.own if api_keys else None) as client,
+            running_router(command, log=log, at_once=signals.at_once) as router,
         ):
             stopped = asyncio.create_task(signals.stop.wait())
-            shown = asyncio.create_task(_show(watch(client, spec), console, spec, address))
+            lines = partial(serving_lines, address.url, default_id=spec.default.api_id, with_key=api_keys is not None)
+            shown = asyncio.create_task(_show(watch(client, spec), console, lines))
             ended = asyncio.create_task(router.ended())
             done, _ = await asyncio.wait((stopped, shown, ended), return_when=asyncio.FIRST_COMPLETED)
             await _cancel(stopped, shown, ended)
@@ -65,13 +70,13 @@ async def _cancel(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.wait(tasks)
 
 
-async def _show(looks: AsyncIterator[Views], console: Console, spec: MultiModelSpec, address: Address) -> int:
+async def _show(looks: AsyncIterator[Views], console: Console, lines: Callable[[Views], list[str]]) -> int:
     """Show the models loading, how to use them, and each later change; return when none can be used."""
     views = await _show_loading(looks, console)
     if not _any_usable(views):
         console.print("No model could be loaded; stopping.", style="bold red")
         return FAILED
-    for line in serving_lines(address.url, views, spec.default.api_id):
+    for line in lines(views):
         console.print(line, markup=False, soft_wrap=True)
     async for new_views in looks:
         _print_changes(views, new_views, console)

@@ -7,18 +7,20 @@ import typer
 
 from multimodel.cli.convert import DefaultModelId, read_configuration
 from multimodel.cli.engine_options import checked, with_engine_flags
-from multimodel.cli.options import DEFAULT_HOST, DEFAULT_PORT, Host, Port, examples
-from multimodel.cli.reporting import reported_errors
+from multimodel.cli.options import DEFAULT_HOST, DEFAULT_PORT, ApiKey, ApiKeyFolder, Host, Port, examples
+from multimodel.cli.reporting import reported_errors, show_warning
 from multimodel.cli.serving import serve_manifest, serve_resource
+from multimodel.client import API_KEY_VARIABLE
 from multimodel.labels import dns_label
-from multimodel.local_router import Address
+from multimodel.local_router import Address, ApiKeys
 from multimodel.manifest_file import read_manifest
 from multimodel_api.manifest import EngineSettings, Metadata, Model, MultiModel, MultiModelSpec
+from multimodel_api.router_spec import RouterSpec
 
 UP_EXAMPLES = examples(
     "multimodel up examples/quickstart.yaml",
     "multimodel up models.yaml --port 8080",
-    "multimodel up models.yaml --host 0.0.0.0   [dim]# reachable from other machines[/dim]",
+    "multimodel up models.yaml --host 0.0.0.0 --api-keys keys   [dim]# reachable from other machines, with keys[/dim]",
 )
 SERVE_EXAMPLES = examples(
     "multimodel serve -m Qwen/Qwen3-4B",
@@ -32,15 +34,38 @@ FROM_CONFIG_EXAMPLES = examples(
 )
 
 
+def _keys(folder: Path | None, own: str | None) -> ApiKeys | None:
+    if folder is None:
+        return None
+    if own is None:
+        raise typer.BadParameter(
+            f"this command too needs a key, to watch the models: `multimodel keys new me --folder {folder}` makes one; "
+            f"set {API_KEY_VARIABLE} to it",
+            param_hint="--api-keys",
+        )
+    return ApiKeys(folder, own)
+
+
+def _meant_for_a_cluster(router: RouterSpec, api_keys: Path | None) -> list[str]:
+    return [
+        *(["apiKeys"] if router.api_keys and api_keys is None else []),
+        *(["tls"] if router.tls else []),
+    ]
+
+
 @reported_errors()
 def up(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A MultiModel manifest, as for kubectl apply.")],
     host: Host = DEFAULT_HOST,
     port: Port = DEFAULT_PORT,
+    api_keys: ApiKeyFolder = None,
+    api_key: ApiKey = None,
 ) -> None:
     """Serve the models of a manifest on this machine, without a cluster, until Ctrl-C."""
     resource = read_manifest(file)
-    raise typer.Exit(serve_manifest(file, resource.spec, Address(host, port)))
+    for field in _meant_for_a_cluster(resource.spec.router, api_keys):
+        show_warning(f"{file}: spec.router.{field} names a Secret of a cluster, and has no effect here")
+    raise typer.Exit(serve_manifest(file, resource.spec, Address(host, port), _keys(api_keys, api_key)))
 
 
 @with_engine_flags
@@ -51,6 +76,8 @@ def from_config(
     default_model_id: DefaultModelId = None,
     host: Host = DEFAULT_HOST,
     port: Port = DEFAULT_PORT,
+    api_keys: ApiKeyFolder = None,
+    api_key: ApiKey = None,
 ) -> None:
     """Serve the models of a JSON configuration of mistral.rs on this machine, until Ctrl-C.
 
@@ -59,7 +86,9 @@ def from_config(
     defaults = checked(EngineSettings, engine)
     resource = read_configuration(file, default_model_id=default_model_id)
     spec = resource.spec.model_copy(update={"engine": defaults})
-    raise typer.Exit(serve_resource(resource.model_copy(update={"spec": spec}), Address(host, port)))
+    raise typer.Exit(
+        serve_resource(resource.model_copy(update={"spec": spec}), Address(host, port), _keys(api_keys, api_key))
+    )
 
 
 @with_engine_flags
@@ -69,6 +98,8 @@ def serve(
     engine: dict[str, Any],
     host: Host = DEFAULT_HOST,
     port: Port = DEFAULT_PORT,
+    api_keys: ApiKeyFolder = None,
+    api_key: ApiKey = None,
     alias: Annotated[str | None, typer.Option(help="Id of the model in requests; else the model itself.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")] = None,
     isq: Annotated[str | None, typer.Option(help="Quantise while loading, for example Q4K.")] = None,
@@ -83,4 +114,4 @@ def serve(
     }
     one = checked(Model, fields)
     resource = MultiModel(metadata=Metadata(name=one.name), spec=MultiModelSpec(models=[one]))
-    raise typer.Exit(serve_resource(resource, Address(host, port)))
+    raise typer.Exit(serve_resource(resource, Address(host, port), _keys(api_keys, api_key)))

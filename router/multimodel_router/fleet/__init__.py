@@ -2,12 +2,14 @@
 
 import asyncio
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from multimodel_api.failures import FailureReason, LoadFailure
 from multimodel_api.manifest import LOADABLE_KINDS, Model
 from multimodel_api.progress import LoadProgress
 from multimodel_api.state import ModelState, model_state
+from multimodel_api.status import CommandAction, LastCommand
 from multimodel_router.catalog import Catalog
 
 
@@ -18,6 +20,13 @@ class Endpoint(NamedTuple):
     port: int
 
 
+class Unload(NamedTuple):
+    """When a model was unloaded, in seconds since the epoch, and how long running answers may take after that."""
+
+    at: float
+    drain_seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class ModelView:
     """What a fleet shows of one model; `desired` is None when nothing exists that could be scaled."""
@@ -26,11 +35,24 @@ class ModelView:
     ready: tuple[Endpoint, ...] = ()
     failure: LoadFailure | None = None
     progress: LoadProgress | None = None
+    waits_for: str | None = None
+    """What a load waits for before its server can tell: a place, or its image."""
+    unload: Unload | None = None
+    """The last unload, if it limited how long running answers may take."""
+    calls_failing: bool = False
+    """Whether some router has told that every call fails, and none that one did not."""
 
     @property
     def state(self) -> ModelState:
         """The state that the lifecycle routes report."""
         return model_state(desired_replicas=self.desired, ready_replicas=len(self.ready), failure=self.failure)
+
+
+def unload_of(command: LastCommand | None) -> Unload | None:
+    """Return the unload that a command is, if it limits running answers."""
+    if command is None or command.action is not CommandAction.UNLOAD or command.drain_seconds is None:
+        return None
+    return Unload(datetime.fromisoformat(command.at).timestamp(), command.drain_seconds)
 
 
 class FleetUnavailableError(Exception):
@@ -57,6 +79,12 @@ class Fleet(Protocol):
         Raises:
             FleetUnavailableError: it could not be told.
         """
+
+    async def record(self, model: str, command: LastCommand) -> None:
+        """Write down who commanded what of a model; where that cannot be done, it is logged."""
+
+    async def record_calls(self, model: str, failing_since: str | None) -> None:
+        """Write down since when every call of a model fails, or that one has not; a failure to do so is logged."""
 
     async def changed(self) -> None:
         """Return when anything has changed since the call."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -17,8 +18,9 @@ from multimodel_api import names
 from multimodel_api.manifest import Model, MultiModel
 from multimodel_api.progress import LoadProgress
 from multimodel_api.state import ModelState
+from multimodel_api.status import LastCommand, calls_record, command_record
 from multimodel_router.catalog import Catalog
-from multimodel_router.fleet import Changes, FleetUnavailableError, ModelView, objects
+from multimodel_router.fleet import Changes, FleetUnavailableError, ModelView, objects, unload_of
 from multimodel_router.fleet.probe import Probe
 from multimodel_router.fleet.reflector import Event, Object, Reflector, SourceUnavailableError
 from multimodel_router.upstream import Upstream
@@ -66,6 +68,10 @@ class KubernetesFleet:
         self._namespace = namespace
         self._probe = Probe(upstream)
         self._changes = Changes()
+        self._commands: dict[str, LastCommand] = {}
+        self._calls_failing: set[str] = set()
+        self._recording = asyncio.Lock()
+        """So that a later command is never written before an earlier one."""
         self._api = ApiServer(access)
         instance = f"{names.LABEL_INSTANCE}={multimodel}"
         model_servers = f"{instance},{names.LABEL_COMPONENT}={names.Component.MODEL_SERVER}"
@@ -91,7 +97,10 @@ class KubernetesFleet:
         name = self._object_name(model)
         slices = [s for s in self._slices.objects.values() if objects.label(s, objects.SERVICE_LABEL) == name]
         deployment = self._deployments.objects.get(name)
-        return objects.model_view(found, deployment, slices, self._pods_of(model), self._progress.get(model))
+        all_pods = list(self._pods.objects.values())
+        view = objects.model_view(found, deployment, slices, self._pods_of(model), self._progress.get(model), all_pods)
+        unload = unload_of(self._commands.get(model))
+        return dataclasses.replace(view, unload=unload, calls_failing=model in self._calls_failing)
 
     async def scale(self, model: str, replicas: int) -> None:
         """Patch the `scale` of a model's Deployment; raises FleetUnavailableError."""
@@ -104,6 +113,26 @@ class KubernetesFleet:
         known = self._deployments.objects.get(name)
         if known:
             self._deployments.put(objects.as_scaled(known, scaled))
+
+    async def record(self, model: str, command: LastCommand) -> None:
+        """Write a command into the MultiModel's status, where every router and every reader finds it."""
+        self._commands[model] = command
+        document = command_record(self._namespace, self._multimodel, model, command)
+        try:
+            async with self._recording:
+                await self._apply_status(document, names.command_manager(model))
+        except SourceUnavailableError as unavailable:
+            logger.warning("model %s: the %s by %s is not recorded: %s", model, command.action, command.by, unavailable)
+
+    async def record_calls(self, model: str, failing_since: str | None) -> None:
+        """Write into the MultiModel's status since when every call of a model fails, or that one has not."""
+        document = calls_record(self._namespace, self._multimodel, model, failing_since)
+        try:
+            await self._apply_status(document, names.calls_manager(model))
+        except SourceUnavailableError as unavailable:
+            logger.warning("model %s: whether calls fail is not recorded: %s", model, unavailable)
+        else:
+            (self._calls_failing.add if failing_since else self._calls_failing.discard)(model)
 
     async def changed(self) -> None:
         """Return when anything has changed since the call."""
@@ -128,6 +157,9 @@ class KubernetesFleet:
     def _path(self, plural: str) -> str:
         return f"{GROUPS[plural]}/namespaces/{self._namespace}/{plural}"
 
+    async def _apply_status(self, document: Mapping[str, Any], manager: str) -> None:
+        await self._api.apply(f"{self._path(names.PLURAL)}/{self._multimodel}/status", document, manager)
+
     def _on_change(self) -> None:
         self._read_spec()
         self._changes.notify()
@@ -139,6 +171,8 @@ class KubernetesFleet:
         if version == self._spec_version:
             return
         self._spec_version = version
+        self._commands = objects.last_commands(found) if found else {}
+        self._calls_failing = objects.failing_calls(found) if found else set()
         try:
             self.catalog = Catalog(MultiModel.model_validate(found).spec if found else None)
         except ValidationError as error:
@@ -188,6 +222,13 @@ class ApiServer:
         async with self.call("PATCH", path, {"fieldManager": manager}, CALL_SECONDS, headers, patch) as response:
             patched: Object = await response.json()
         return patched
+
+    async def apply(self, path: str, document: Mapping[str, Any], manager: str) -> None:
+        """Apply a document, on the server's side and by force."""
+        query = {"fieldManager": manager, "force": "true"}
+        headers = {"Content-Type": "application/apply-patch+yaml"}
+        async with self.call("PATCH", path, query, CALL_SECONDS, headers, document):
+            pass
 
     @contextlib.asynccontextmanager
     async def call(

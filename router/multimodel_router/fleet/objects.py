@@ -1,12 +1,16 @@
 """What the objects of a cluster say about a model; pure functions over objects as the API server sends them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from multimodel_api import names
+from multimodel_api.devices import may_get_room
 from multimodel_api.manifest import Model
 from multimodel_api.pod_failures import pod_failure
 from multimodel_api.progress import LoadProgress
+from multimodel_api.status import LastCommand
 from multimodel_router.fleet import Endpoint, ModelView, unsupported_source
 
 Object = Mapping[str, Any]
@@ -18,10 +22,11 @@ def model_view(
     model: Model,
     deployment: Object | None,
     slices: Iterable[Object],
-    pods: Iterable[Object],
+    pods: Sequence[Object],
     progress: LoadProgress | None,
+    neighbours: Sequence[Object] = (),
 ) -> ModelView:
-    """Return what a model's own Deployment, EndpointSlices and Pods show of it."""
+    """Return what a model's own Deployment, EndpointSlices and Pods show of it, beside those of the other models."""
     if not model.loadable:
         return ModelView(desired=None, failure=unsupported_source(model))
     if deployment is None:
@@ -30,9 +35,41 @@ def model_view(
     return ModelView(
         desired=wanted_replicas(deployment),
         ready=ready,
-        failure=pod_failure(list(pods)),
+        failure=None if may_get_room(pods, neighbours) else pod_failure(pods, neighbours),
         progress=None if ready else progress,
+        waits_for=None if ready else waits_for(pods),
     )
+
+
+def waits_for(pods: Sequence[Object]) -> str:
+    """Return what the newest pod of a load waits for until its server can tell how far it is."""
+    if not pods:
+        return "waiting for its pod"
+    status = max(pods, key=lambda pod: pod["metadata"].get("creationTimestamp", "")).get("status") or {}
+    scheduled: Object = next((c for c in status.get("conditions") or [] if c["type"] == "PodScheduled"), {})
+    if scheduled.get("reason") == "SchedulingGated":
+        return "waiting for another model to make room"
+    if scheduled.get("status") != "True":
+        return "scheduling"
+    started = any("running" in (c.get("state") or {}) for c in status.get("containerStatuses") or [])
+    return "starting the model server" if started else "pulling the image"
+
+
+def last_commands(multimodel: Object) -> dict[str, LastCommand]:
+    """Return the last command of each model, as the status has it; what another version wrote is left out."""
+    commands = {}
+    for model in (multimodel.get("status") or {}).get("models") or []:
+        try:
+            commands[model["name"]] = LastCommand.model_validate(model["lastCommand"])
+        except (KeyError, ValidationError):
+            continue
+    return commands
+
+
+def failing_calls(multimodel: Object) -> set[str]:
+    """Return the models of which the status says that every call fails."""
+    models = (multimodel.get("status") or {}).get("models") or []
+    return {model["name"] for model in models if model.get("callsFailingSince")}
 
 
 def wanted_replicas(deployment: Object) -> int:
@@ -54,13 +91,14 @@ def as_scaled(deployment: Object, scale: Object) -> dict[str, Any]:
 
 def ready_endpoints(endpoint_slice: Object) -> Iterator[Endpoint]:
     """Yield the endpoints of a slice that are ready and not going away."""
-    ports = endpoint_slice.get("ports") or []
+    ports = [port["port"] for port in endpoint_slice.get("ports") or [] if port.get("port")]
     if not ports or endpoint_slice.get("addressType") == "FQDN":
         return
     for endpoint in endpoint_slice.get("endpoints") or []:
         conditions = endpoint.get("conditions") or {}
-        if conditions.get("ready", True) and not conditions.get("terminating", False):
-            yield Endpoint(endpoint["addresses"][0], ports[0]["port"])
+        usable = conditions.get("ready", True) and not conditions.get("terminating", False)
+        if usable and endpoint.get("addresses"):
+            yield Endpoint(endpoint["addresses"][0], ports[0])
 
 
 def loading_endpoint(pods: Iterable[Object]) -> Endpoint | None:

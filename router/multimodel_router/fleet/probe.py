@@ -1,4 +1,4 @@
-"""Asks one model server whether it lives, is ready, and how far it has loaded."""
+"""Asks one model server whether it lives, is ready and for which model, and how far it has loaded."""
 
 import asyncio
 from http import HTTPStatus
@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from multimodel_api import names
 from multimodel_api.progress import LoadProgress
+from multimodel_api.readiness import Readiness
 from multimodel_router.fleet import Endpoint
 from multimodel_router.upstream import Upstream, UpstreamError
 
@@ -15,7 +16,7 @@ PROBE_SECONDS = 5.0
 
 
 class Probe:
-    """The three questions, over HTTP."""
+    """The questions, over HTTP."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -24,6 +25,20 @@ class Probe:
         """Whether the server takes requests."""
         answer = await self._get(endpoint, names.READY_PATH)
         return answer is not None and answer[0] == HTTPStatus.OK
+
+    async def readiness(self, endpoint: Endpoint) -> Readiness | None:
+        """Return what a server that takes requests says of itself, None when it takes none or does not say."""
+        answer = await self._get(endpoint, names.READY_PATH)
+        if answer is None or answer[0] != HTTPStatus.OK:
+            return None
+        try:
+            return Readiness.model_validate_json(answer[1])
+        except ValidationError:
+            return None
+
+    async def answers(self, endpoint: Endpoint) -> bool:
+        """Whether anybody answers there at all."""
+        return await self._get(endpoint, names.LIVE_PATH) is not None
 
     async def wedged(self, endpoint: Endpoint) -> bool:
         """Whether the server itself says that only a restart helps."""

@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 
 from multimodel_api.manifest import Model, MultiModelSpec
+from multimodel_api.status import LastCommand
 from multimodel_router.catalog import Catalog
-from multimodel_router.fleet import Changes, ModelView, unsupported_source
+from multimodel_router.fleet import Changes, ModelView, unload_of, unsupported_source
 from multimodel_router.fleet.probe import Probe
 from multimodel_router.fleet.replica import Replica, ReplicaSettings
 from multimodel_router.fleet.server_process import Command, model_server_command
@@ -15,8 +16,8 @@ from multimodel_router.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
-DRAIN_GRACE = 35.0
-"""Seconds from SIGTERM to SIGKILL; longer than a model server drains."""
+END_SECONDS = 35.0
+"""How long model servers may take when the fleet ends: its clients have had their time before."""
 
 
 class ProcessFleet:
@@ -30,17 +31,19 @@ class ProcessFleet:
         upstream: Upstream,
         *,
         command: Command = model_server_command,
-        grace: float = DRAIN_GRACE,
+        end_seconds: float = END_SECONDS,
     ) -> None:
         self.catalog = Catalog(spec)
         self._spec = spec
         self._probe = Probe(upstream)
         self._command = command
-        self._grace = grace
+        self._end_seconds = end_seconds
         self._folder = tempfile.TemporaryDirectory(prefix="multimodel-router-", ignore_cleanup_errors=True)
         self._changes = Changes()
+        self._commands: dict[str, LastCommand] = {}
+        self._calls_failing: set[str] = set()
         self._replicas: dict[str, list[Replica]] = {model.name: [] for model in spec.models}
-        self._stopping: set[asyncio.Task[None]] = set()
+        self._stopping: dict[asyncio.Task[None], Replica] = {}
         self._started = 0
 
     def view(self, model: str) -> ModelView:
@@ -53,6 +56,8 @@ class ProcessFleet:
             ready=tuple(replica.endpoint for replica in replicas if replica.endpoint),
             failure=next((replica.failure for replica in replicas if replica.failure), None),
             progress=next((replica.progress for replica in replicas if replica.progress), None),
+            unload=unload_of(self._commands.get(model)),
+            calls_failing=model in self._calls_failing,
         )
 
     async def scale(self, model: str, replicas: int) -> None:
@@ -63,6 +68,20 @@ class ProcessFleet:
         while len(running) > replicas:
             self._stop(running.pop())
         self._changes.notify()
+
+    async def record(self, model: str, command: LastCommand) -> None:
+        """Remember a command; a person at this machine finds it in the log."""
+        self._commands[model] = command
+        logger.info("model %s: %s by %s (%s)", model, command.action, command.by, command.reason or "no reason given")
+
+    async def record_calls(self, model: str, failing_since: str | None) -> None:
+        """Remember whether every call of a model fails, and log it."""
+        if failing_since:
+            self._calls_failing.add(model)
+            logger.error("model %s: every call has failed since %s", model, failing_since)
+        else:
+            self._calls_failing.discard(model)
+            logger.info("model %s: calls are answered again", model)
 
     async def changed(self) -> None:
         """Return when anything has changed since the call."""
@@ -79,7 +98,8 @@ class ProcessFleet:
         for name in self._replicas:
             await self.scale(name, 0)
         if self._stopping:
-            await asyncio.wait(self._stopping)
+            _, late = await asyncio.wait(self._stopping, timeout=self._end_seconds)
+            await asyncio.gather(*(self._stopping[task].kill() for task in late))
         self._folder.cleanup()
 
     def _model(self, name: str) -> Model:
@@ -87,11 +107,11 @@ class ProcessFleet:
 
     def _start(self, model: Model) -> Replica:
         folder = Path(self._folder.name)
-        settings = ReplicaSettings(model, self._spec.engine_of(model), folder, self._command, self._grace)
+        settings = ReplicaSettings(model, self._spec.engine_of(model), folder, self._command)
         self._started += 1
         return Replica(settings, self._probe, self._started, self._changes.notify)
 
     def _stop(self, replica: Replica) -> None:
         stopping = asyncio.create_task(replica.stop())
-        self._stopping.add(stopping)
-        stopping.add_done_callback(self._stopping.discard)
+        self._stopping[stopping] = replica
+        stopping.add_done_callback(self._stopping.pop)

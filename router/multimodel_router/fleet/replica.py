@@ -12,7 +12,7 @@ from multimodel_api.manifest import EngineSettings, Model
 from multimodel_api.progress import LoadProgress
 from multimodel_router.fleet import Endpoint
 from multimodel_router.fleet.probe import Probe
-from multimodel_router.fleet.server_process import Command, Launch, ServerProcess, free_endpoint
+from multimodel_router.fleet.server_process import DRAIN_SECONDS, Command, Launch, ServerProcess, free_endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,9 @@ LONG_RUN = 60.0
 
 MAX_BACK_OFF = 60.0
 
+STOP_SECONDS = DRAIN_SECONDS + 15.0
+"""From SIGTERM to SIGKILL."""
+
 
 def back_off(crashes: int) -> float:
     """Return the pause in seconds after this many crashes in a row: none after the first, then doubling from 1."""
@@ -37,13 +40,12 @@ def back_off(crashes: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSettings:
-    """What every replica of a model is run with; `grace` is the time a server may drain, in seconds."""
+    """What every replica of a model is run with."""
 
     model: Model
     engine: EngineSettings
     folder: Path
     command: Command
-    grace: float
 
 
 class Replica:
@@ -57,6 +59,7 @@ class Replica:
         self._probe = probe
         self._failure_file = settings.folder / f"{settings.model.name}-{number}.failure"
         self._notify = notify
+        self._server: ServerProcess | None = None
         self._crashes = 0
         self._ready_since: float | None = None
         self._stopping = asyncio.Event()
@@ -65,6 +68,13 @@ class Replica:
     async def stop(self) -> None:
         """Take no more requests, and end the process once it has finished those it has."""
         self._stopping.set()
+        await self._task
+
+    async def kill(self) -> None:
+        """End the process at once, and all that it has begun."""
+        self._stopping.set()
+        if self._server:
+            await self._server.kill()
         await self._task
 
     async def _run(self) -> None:
@@ -79,7 +89,7 @@ class Replica:
     async def _run_once(self) -> None:
         settings = self._settings
         start = Launch(settings.model, settings.engine, free_endpoint(), self._failure_file)
-        server = await ServerProcess.spawn(start, settings.command)
+        server = self._server = await ServerProcess.spawn(start, settings.command)
         ended = asyncio.create_task(server.ended())
         watching = asyncio.create_task(self._watch(server.endpoint))
         stopping = asyncio.create_task(self._stopping.wait())
@@ -89,7 +99,7 @@ class Replica:
             task.cancel()
         self._show(endpoint=None, progress=None)
         if self._stopping.is_set():
-            await server.stop(settings.grace)
+            await server.stop(STOP_SECONDS)
             await ended
             return
         if wedged:

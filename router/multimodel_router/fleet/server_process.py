@@ -18,6 +18,9 @@ from multimodel_router.fleet import Endpoint
 TETHER = Path(__file__).with_name("tether.py")
 LOOPBACK = "127.0.0.1"
 
+DRAIN_SECONDS = 600
+"""How long a model server goes on with what it has begun when its model is unloaded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -41,7 +44,7 @@ def model_server_command(start: Launch) -> list[str]:
         port=start.endpoint.port,
         failure_file=str(start.failure_file),
     )
-    return [sys.executable, "-m", launch.MODULE, *arguments]
+    return [sys.executable, "-m", launch.MODULE, *arguments, f"--drain-seconds={DRAIN_SECONDS}"]
 
 
 class ServerProcess:

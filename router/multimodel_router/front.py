@@ -1,0 +1,81 @@
+"""Where every request enters: browsers' questions, inference routes to the relay, all others to the application."""
+
+import asyncio
+import time
+from http import HTTPStatus
+
+from fastapi import FastAPI
+
+from multimodel_api import errors
+from multimodel_router.call import AccessLog, Call
+from multimodel_router.cors import Cors
+from multimodel_router.http1.asgi import serve_asgi
+from multimodel_router.http1.reply import Reply
+from multimodel_router.http1.request import Request
+from multimodel_router.metrics import Metrics
+from multimodel_router.outcomes import Outcomes
+from multimodel_router.relay import INFERENCE_PATHS, Relay, answer_error
+
+
+class Front:
+    """The handler of all requests."""
+
+    def __init__(
+        self, app: FastAPI, relay: Relay, cors: Cors, metrics: Metrics, outcomes: Outcomes, access_log: AccessLog
+    ) -> None:
+        self._app = app
+        self._relay = relay
+        self._cors = cors
+        self._metrics = metrics
+        self._outcomes = outcomes
+        self._access_log = access_log
+
+    async def handle(self, request: Request, reply: Reply) -> None:
+        """Answer a request, and note what it was; a client that leaves cancels it."""
+        loop = asyncio.get_running_loop()
+        call = Call(request, loop.time())
+        try:
+            await self._answer(call, reply)
+        except errors.ApiError as error:
+            call.failed = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            answer_error(request, reply, error)
+        finally:
+            call.status = reply.status or call.status
+            call.bytes_sent = reply.bytes_sent
+            call.measure(self._metrics, loop.time())
+            self._note_outcome(call)
+            call.log(self._access_log, loop.time())
+
+    def _note_outcome(self, call: Call) -> None:
+        if call.model is not None and call.succeeded is not None:
+            self._outcomes.note(call.model.name, succeeded=call.succeeded, now=time.time())
+
+    async def _answer(self, call: Call, reply: Reply) -> None:
+        request = call.request
+        asked_before = self._cors.preflight(request)
+        if asked_before is not None:
+            reply.start(HTTPStatus.NO_CONTENT, asked_before)
+            reply.end()
+        elif self._cors.forbids(request):
+            raise _foreign_page(request)
+        elif request.path not in INFERENCE_PATHS:
+            await serve_asgi(self._app, request, reply)
+        elif request.method == "POST":
+            await self._relay.answer(call, reply)
+        else:
+            raise _method_not_allowed(request)
+
+
+def _foreign_page(request: Request) -> errors.ApiError:
+    origin = (request.header(b"origin") or b"another site").decode("latin-1")
+    return errors.ApiError(
+        HTTPStatus.FORBIDDEN,
+        f"Web pages of {origin} may not call this router; start it with --cors-origin {origin} if they should.",
+        code="origin_not_allowed",
+    )
+
+
+def _method_not_allowed(request: Request) -> errors.ApiError:
+    return errors.ApiError(
+        HTTPStatus.METHOD_NOT_ALLOWED, f"{request.path} does not take {request.method}.", code="method_not_allowed"
+    )

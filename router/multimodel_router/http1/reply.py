@@ -1,0 +1,131 @@
+"""The reply to one request, written straight to the client's transport."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+
+from pydantic import BaseModel
+
+from multimodel_router.http1.request import REQUEST_ID, Headers, Request
+
+_PHRASES = {int(status): status.phrase.encode() for status in HTTPStatus}
+_NO_BODY = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
+
+JSON = (b"content-type", b"application/json")
+
+
+@lru_cache(maxsize=1)
+def _date(now: int) -> bytes:
+    return formatdate(now, usegmt=True).encode()
+
+
+class Reply:
+    """Begun once with `start`, grown with `write`, finished with `end`; `on_pressure` is told when to pause."""
+
+    def __init__(
+        self, request: Request, transport: asyncio.WriteTransport, extra: Iterable[tuple[bytes, bytes]]
+    ) -> None:
+        self.status = 0
+        self.bytes_sent = 0
+        self.ended = False
+        self.blank = True
+        """Whether nothing but white space has been written."""
+        self.keep_alive = request.keep_alive
+        self._request = request
+        self._transport = transport
+        self._extra = [(REQUEST_ID, request.id), *extra]
+        self._content_type = b""
+        self._head = b""
+        """What has to be sent before any more of the body."""
+        self._chunked = False
+        self._bodiless = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._on_pressure: Callable[[bool], None] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the head has been written: from then on the status cannot change."""
+        return self.status != 0
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the answer that has begun is a stream of events."""
+        return self._content_type.startswith(b"text/event-stream")
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Write the head; without a `content-length` the body goes out in chunks, or until the connection closes."""
+        self.status = status
+        self._content_type = next((value for name, value in headers if name == b"content-type"), b"")
+        self._bodiless = status in _NO_BODY or self._request.method == "HEAD"
+        sized = self._bodiless or any(name == b"content-length" for name, _ in headers)
+        self._chunked = not sized and self._request.can_chunk
+        self.keep_alive = self.keep_alive and (sized or self._chunked)
+        if not any(name == b"date" for name, _ in headers):
+            headers = [*headers, (b"date", _date(int(time.time())))]
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b"Unknown"))]
+        lines += [b"%b: %b\r\n" % header for header in (*headers, *self._extra)]
+        if self._chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        self._head = b"".join(lines)
+        asyncio.get_running_loop().call_soon(self._flush)  # by then, what there is of the body has joined it
+
+    def write(self, data: bytes) -> None:
+        """Write a piece of the body."""
+        if self._bodiless or not data or self._transport.is_closing():
+            return
+        self.blank = False
+        self.bytes_sent += len(data)
+        piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+        if self._head:
+            piece, self._head = self._head + piece, b""
+        self._transport.write(piece)
+
+    def pad(self) -> None:
+        """Write white space, which JSON may begin with, to show that the connection lives."""
+        blank = self.blank
+        self.write(b" ")
+        self.blank = blank
+
+    def end(self) -> None:
+        """Finish the body."""
+        last = b"0\r\n\r\n" if self._chunked and not self._bodiless else b""
+        self._head += last
+        self._flush()
+        self.ended = True
+
+    def document(self, status: int, body: BaseModel, headers: Iterable[tuple[str, str]] = ()) -> None:
+        """Write a whole reply that is one JSON document."""
+        content = body.model_dump_json().encode()
+        more = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        self.start(status, [JSON, (b"content-length", b"%d" % len(content)), *more])
+        self.write(content)
+        self.end()
+
+    def throttle(self, on_pressure: Callable[[bool], None] | None) -> None:
+        """Tell `on_pressure` True when the client is slower than what is written, False when it has caught up."""
+        self._on_pressure = on_pressure
+        if on_pressure and not self._writable.is_set():
+            on_pressure(True)
+
+    async def writable(self) -> None:
+        """Return when the client has caught up."""
+        await self._writable.wait()
+
+    def pressure(self, high: bool) -> None:
+        """Take the transport's word on how full its buffer is."""
+        (self._writable.clear if high else self._writable.set)()
+        if self._on_pressure:
+            self._on_pressure(high)
+
+    def _flush(self) -> None:
+        """Write what waits, to a client that is there: one that left has its request given up a moment later."""
+        if self._head and not self._transport.is_closing():
+            self._transport.write(self._head)
+        self._head = b""

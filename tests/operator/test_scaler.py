@@ -1,0 +1,264 @@
+"""Scaling by load, unloading when idle and taking turns, over a real API server; routers are pages of real metrics."""
+
+import asyncio
+import contextlib
+import random
+import socketserver
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from multimodel_api import names
+from multimodel_operator.api_server import connected
+from multimodel_operator.cache import Cache
+from multimodel_operator.cluster import Cluster
+from multimodel_operator.metrics import Metrics
+from multimodel_operator.pace import Pace
+from multimodel_operator.residency import Patience
+from multimodel_operator.scaler import Scaler, Timing
+from multimodel_router.metrics import Metrics as RouterMetrics
+from multimodel_testbed.control_plane import ControlPlane
+
+pytestmark = pytest.mark.control_plane
+
+TIMING = Timing(calm=0.3, urgent=0.2, down=2.0, patience=Patience(quiet=1.0, turn=4.0))
+SECONDS = 60.0
+
+
+class Router(BaseHTTPRequestHandler):
+    """A router as far as its metrics go."""
+
+    server: "RouterPage"
+
+    def do_GET(self) -> None:
+        self.server.asked += 1
+        self.send_response(503 if self.server.silent else 200)
+        self.end_headers()
+        self.wfile.write(self.server.metrics.page())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class RouterPage(ThreadingHTTPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, address: str) -> None:
+        socketserver.TCPServer.__init__(self, (address, names.ROUTER_PORT), Router)
+        self.address = address
+        self.metrics = RouterMetrics()
+        self.asked = 0
+        self.silent = False
+
+    def requests(self, model: str, count: int) -> contextlib.ExitStack:
+        """Have so many requests in flight, until the stack is closed."""
+        stack = contextlib.ExitStack()
+        for _ in range(count):
+            stack.enter_context(self.metrics.under_way(model))
+        return stack
+
+
+@pytest.fixture
+def router() -> Iterator[RouterPage]:
+    """A router with an address of its own, as every pod has."""
+    address = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
+    with RouterPage(address) as page:
+        serving = threading.Thread(target=page.serve_forever, args=(0.02,))
+        serving.start()
+        yield page
+        page.shutdown()
+        serving.join()
+
+
+class Kubelet:
+    """Makes every pod ready that may run, a second after it could: a model has to load."""
+
+    def __init__(self, namespace: Any, router: RouterPage) -> None:
+        self._namespace = namespace
+        self._router = router
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.to_thread(self.look)
+            await asyncio.sleep(0.1)
+
+    def look(self) -> None:
+        for pod in self._namespace.all("pods"):
+            gated = pod["spec"].get("schedulingGates")
+            if gated or pod["status"].get("phase") == "Running" or "deletionTimestamp" in pod["metadata"]:
+                continue
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            status = {"phase": "Running", "startTime": now, "podIP": "127.0.0.2"}
+            status["conditions"] = [{"type": "Ready", "status": "True", "lastTransitionTime": now}]
+            if pod["metadata"]["labels"][names.LABEL_COMPONENT] == "router":
+                status["podIP"] = self._router.address
+            with contextlib.suppress(AssertionError):  # it may have been deleted meanwhile
+                self._namespace.set_pod_status(pod["metadata"]["name"], status)
+
+
+@pytest.fixture
+async def kubelet(namespace: Any, router: RouterPage) -> AsyncIterator[None]:
+    playing = asyncio.create_task(Kubelet(namespace, router).run())
+    yield
+    playing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await playing
+
+
+@contextlib.asynccontextmanager
+async def every_connection_closed() -> AsyncIterator[None]:
+    """Wait at the end until the block's connections are gone: a loop that ends before warns of them."""
+    sockets = asyncio.get_running_loop()._selector.get_map()  # type: ignore[attr-defined]
+    before = len(sockets)
+    yield
+    async with asyncio.timeout(SECONDS):
+        while len(sockets) > before:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
+
+
+Scaling = Callable[[], contextlib.AbstractAsyncContextManager[None]]
+
+
+@pytest.fixture
+def scaling(
+    api_server: ControlPlane, namespace: Any, operator: Any, kubelet: None, monkeypatch: pytest.MonkeyPatch
+) -> Scaling:
+    """`async with scaling()`: a leader scales in the namespace for the length of the block."""
+    default = "kubernetes_asyncio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+    monkeypatch.setattr(default, str(api_server.kubeconfig))
+
+    @contextlib.asynccontextmanager
+    async def run() -> AsyncIterator[None]:
+        metrics = Metrics()
+        async with every_connection_closed(), connected(metrics) as api:
+            cache = Cache(api, namespace.name, relist_seconds=30)
+            watching = asyncio.create_task(cache.run())
+            await cache.synced()
+            leading = asyncio.create_task(
+                Scaler(cache, Cluster(api, cache, Pace(100, 100), metrics), metrics, TIMING).run()
+            )
+            try:
+                yield
+            finally:
+                for task in (leading, watching):
+                    task.cancel()
+                for ended in await asyncio.gather(leading, watching, return_exceptions=True):
+                    assert isinstance(ended, asyncio.CancelledError), ended
+
+    return run
+
+
+@pytest.fixture
+def until(operator: Any) -> Callable[..., Awaitable[None]]:
+    """`await until(what, look)`: return when `look` says so; fail with the operator's log."""
+
+    async def wait(what: str, look: Callable[[], Any], seconds: float = SECONDS) -> None:
+        deadline = time.monotonic() + seconds
+        while not (found := await asyncio.to_thread(look)):
+            if time.monotonic() > deadline:
+                pytest.fail(f"{what}: not within {seconds:.0f} s; last seen: {found!r}\n{operator.log[-2000:]}")
+            await asyncio.sleep(0.05)
+
+    return wait
+
+
+def reasons(namespace: Any) -> set[str]:
+    return {event["reason"] for event in namespace.own_events()}
+
+
+def scaled_by(deployment: dict[str, Any]) -> set[str]:
+    fields = deployment["metadata"]["managedFields"]
+    return {entry["manager"] for entry in fields if "f:replicas" in entry["fieldsV1"].get("f:spec", {})}
+
+
+async def test_replicas_follow_the_load_and_an_idle_model_goes_whoever_leads(
+    namespace: Any, model: Any, router: RouterPage, scaling: Scaling, until: Any
+) -> None:
+    by_load = {"minReplicas": 1, "maxReplicas": 3, "idleSeconds": 6, "targetRequests": 2}
+    namespace.multimodel(model("a", scaling=by_load), router={"replicas": 1})
+
+    def replicas() -> int:
+        return namespace.get("deployments", "mm-model-a")["spec"]["replicas"]
+
+    def ready() -> int:
+        return namespace.get("deployments", "mm-model-a").get("status", {}).get("readyReplicas", 0)
+
+    await until("the model is loaded", lambda: "mm-model-a" in namespace.names("deployments") and ready() == 1)
+    async with scaling():
+        with router.requests("a", 5):
+            await until("three replicas", lambda: replicas() == 3)
+            await until("all of them serve", lambda: ready() == 3)
+        router.silent = True
+        asked = router.asked
+        await until("the silent router has been asked for long", lambda: router.asked > asked + 3 * TIMING.down)
+        assert replicas() == 3
+        router.silent = False
+        await until("one replica", lambda: replicas() == 1)
+        await until("the Events", lambda: {"LoadRose", "LoadFell"} <= reasons(namespace))
+
+    with router.requests("a", 1):
+        pass
+    ended = time.time()
+    async with scaling():
+        await until("no replica", lambda: replicas() == 0)
+        assert 6 <= time.time() - ended < 16
+        await until("the Event", lambda: "Idle" in reasons(namespace))
+
+
+async def test_an_unloaded_model_stays_unloaded_whatever_is_in_flight(
+    namespace: Any, model: Any, router: RouterPage, scaling: Scaling, until: Any
+) -> None:
+    namespace.multimodel(model("a", scaling={"maxReplicas": 3, "targetRequests": 1}), router={"replicas": 1})
+    await until("the model is there", lambda: "mm-model-a" in namespace.names("deployments"))
+    async with scaling():
+        namespace.scale("mm-model-a", 0)
+        with router.requests("a", 9):
+            asked = router.asked
+            await until("the router has been asked", lambda: router.asked > asked + 5)
+        assert namespace.get("deployments", "mm-model-a")["spec"]["replicas"] == 0
+
+
+async def test_models_share_one_place_the_idle_at_once_and_the_busy_by_turns(
+    namespace: Any, model: Any, router: RouterPage, scaling: Scaling, until: Any
+) -> None:
+    namespace.multimodel(model("a"), model("b"), residency={"maxLoaded": 1}, router={"replicas": 1})
+    most = 0
+
+    def loaded() -> set[str]:
+        nonlocal most
+        held = {
+            pod["metadata"]["labels"][names.LABEL_MODEL]
+            for pod in namespace.all("pods", labelSelector=names.LABEL_MODEL)
+            if not pod["spec"].get("schedulingGates")
+        }
+        most = max(most, len(held))
+        return held
+
+    def replicas() -> dict[str, int]:
+        wanted = {name: namespace.get("deployments", f"mm-model-{name}")["spec"]["replicas"] for name in "ab"}
+        loaded()
+        return wanted
+
+    async with scaling():
+        await until("the first of the list is let in", lambda: loaded() == {"a"})
+        assert replicas() == {"a": 1, "b": 0}
+        await until("it serves", lambda: namespace.get("deployments", "mm-model-a")["status"].get("readyReplicas"))
+
+        namespace.scale("mm-model-b", 1)
+        with router.requests("b", 1):
+            await until("the idle one makes room", lambda: loaded() == {"b"})
+            assert replicas() == {"a": 0, "b": 1}
+
+            namespace.scale("mm-model-a", 1)
+            with router.requests("a", 1):
+                await until("the busy one's turn is over", lambda: loaded() == {"a"})
+                assert replicas() == {"a": 1, "b": 1}
+            await until("the other's turn comes again", lambda: loaded() == {"b"})
+        assert most == 1
+        await until("the Event", lambda: "MadeRoom" in reasons(namespace))
