@@ -261,8 +261,8 @@ async def create(api: Api, running: Running, number: int, each: int) -> Created:
 async def edit(api: Api, namespace: str, name: str, number: int) -> float:
     """Return the seconds from an edit of one MultiModel to the edit of its Deployment, as the API server has it."""
     path = f"{CHILDREN['deployments']}/namespaces/{namespace}/deployments"
-    version = (await api.call("GET", f"{path}/{name}-model-m0"))["metadata"]["resourceVersion"]
     only = {"fieldSelector": f"metadata.name={name}-model-m0"}
+    _, version = await api.list(f"{path}?fieldSelector={only['fieldSelector']}")
     began = time.monotonic()
     await api.call("PATCH", *max_seqs(namespace, name, number))
     async for event in api.watch(path, version, "application/json", **only):

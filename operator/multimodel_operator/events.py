@@ -60,34 +60,42 @@ def _states(before: ModelStatus | None, model: ModelStatus) -> Iterator[Notice]:
 
 
 def _troubles(before: ModelStatus | None, model: ModelStatus) -> Iterator[Notice]:
-    """Tell a new failure, and a server's end that a restart may cure: one that lasts is a failure soon."""
-    if model.reason and (before is None or (before.reason, before.message) != (model.reason, model.message)):
-        yield Notice("Warning", model.reason, f"model {model.name}: {model.message}")
+    """Tell a new failure, and a server's end that a restart may cure."""
     end = model.last_end
-    if (
-        end
-        and (before is None or before.last_end != end)
-        and (end.reason, end.message) != (model.reason, model.message)
-    ):
+    has_ended = end is not None and (before is None or before.last_end != end)
+    if model.reason and _is_news(before, model, has_ended=has_ended):
+        yield Notice("Warning", model.reason, f"model {model.name}: {model.message}")
+    if end and has_ended and (end.reason, end.message) != (model.reason, model.message):
         yield Notice("Warning", end.reason, f"model {model.name}: a server ended: {end.message}")
+
+
+def _is_news(before: ModelStatus | None, model: ModelStatus, *, has_ended: bool) -> bool:
+    """Whether a failure is another than before; words that count restarts are not, the ends are told themselves."""
+    if before is None or before.reason is not model.reason:
+        return True
+    return before.message != model.message and not has_ended
 
 
 def _of_conditions(previous: MultiModelStatus, current: MultiModelStatus) -> list[Notice]:
     """Tell what is no model's own: the router's failure, a bad spec, a warning, a rollout that is blocked."""
     of_models = {f"model {model.name}: {model.message}" for model in current.models}
-    said = {(condition.reason, condition.message) for condition in previous.conditions}
+    said = {_said(condition) for condition in previous.conditions}
     return [
         Notice("Warning", condition.reason, condition.message)
         for condition in current.conditions
-        if _is_warning(condition)
-        and condition.message not in of_models
-        and (condition.reason, condition.message) not in said
+        if _is_warning(condition) and condition.message not in of_models and _said(condition) not in said
     ]
+
+
+def _said(condition: Condition) -> tuple[str, str]:
+    """Return what tells a condition from one that was told before: a blocked rollout's cause is its model's failure."""
+    is_blocked = condition.reason == ConditionReason.ROLLOUT_BLOCKED
+    return condition.reason, "" if is_blocked else condition.message
 
 
 def _is_warning(condition: Condition) -> bool:
     match condition.type, condition.status:
-        case (ConditionType.DEGRADED | ConditionType.CALLS_FAILING, "True") | (ConditionType.FITS, "False"):
+        case (ConditionType.DEGRADED, "True") | (ConditionType.FITS, "False"):
             return True
         case (ConditionType.PROGRESSING, "False"):
             return condition.reason == ConditionReason.ROLLOUT_BLOCKED

@@ -51,7 +51,7 @@ def restricted(cluster: Any) -> Iterator[Any]:
     document = json.dumps(resource | {"spec": {"models": models}})
     cluster.node.kubectl("apply", f"--namespace={NAMESPACE}", "--filename=-", stdin=document)
     yield cluster
-    cluster.node.kubectl("delete", "namespace", NAMESPACE)
+    cluster.node.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
 def status(cluster: Any, model: str) -> dict[str, Any]:

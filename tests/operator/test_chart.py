@@ -217,26 +217,37 @@ def older_chart(tmp_path: Path) -> Path:
 
 
 def test_the_crd_is_upgraded_with_the_chart_and_outlives_it(
-    helm: Any, api_server: ControlPlane, operator: Any, namespace: Any, model: Any, older_chart: Path
+    helm: Any,
+    api_server: ControlPlane,
+    operator: Any,
+    namespace: Any,
+    model: Any,
+    older_chart: Path,
+    eventually: Any,
 ) -> None:
+    def served() -> set[str]:
+        """The API server answers 429 for a moment after a change of the CRD."""
+        answer = namespace.client.get(namespace.path("multimodels"))
+        return {item["metadata"]["name"] for item in answer.json()["items"]} if answer.is_success else set()
+
     def columns() -> list[str]:
         crd = json.loads(api_server.kubectl("get", "crd", "multimodels.multimodel.dev", "--output=json"))
         return [column["name"] for column in crd["spec"]["versions"][0]["additionalPrinterColumns"]]
 
     now = columns()
     where = [f"--kubeconfig={api_server.kubeconfig}", f"--namespace={namespace.name}"]
+    namespace.multimodel(model("a"))
     with operator.paused():
         helm("install", "multimodel", str(older_chart), "--take-ownership", "--force-conflicts", *where)
         assert len(columns()) == len(now) - 1
-        namespace.multimodel(model("a"))
         helm("upgrade", "multimodel", str(CHART), *where)
         assert columns() == now
         helm("uninstall", "multimodel", *where)
         assert columns() == now
-        assert namespace.names("multimodels") == {"mm"}
+        eventually("the MultiModel is still there", lambda: served() == {"mm"})
         assert "multimodel-operator" not in namespace.names("deployments")
         helm("install", "multimodel", str(CHART), *where)
-        assert namespace.names("multimodels") == {"mm"}
+        eventually("the MultiModel is there again", lambda: served() == {"mm"})
         helm("uninstall", "multimodel", *where)
 
 

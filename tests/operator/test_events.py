@@ -25,6 +25,12 @@ LOADED = Notice("Normal", "ModelLoaded", "model a (x): a-1 has loaded it in 12.5
 UNLOADED = Notice("Normal", "ModelUnloaded", "model a (x) is unloaded")
 KILLED = {"lastEnd": {"reason": "OOMKilled", "message": "too much", "at": NOW}}
 
+
+def crashed(number: int) -> dict[str, Any]:
+    at = f"2026-01-01T00:0{number}:00Z"
+    return {"lastEnd": {"reason": "ServerCrashed", "message": "code 139", "at": at}}
+
+
 TABLE = {
     "first seen, loading": (shown(), shown("reloading"), []),
     "first seen, made unloaded": (shown(), shown("unloaded"), []),
@@ -55,6 +61,16 @@ TABLE = {
         shown("internal_error", reason="OOMKilled", message="m"),
         shown("reloading", **BAD),
         [WARNING],
+    ),
+    "says more of its failure": (
+        shown("internal_error", reason="ImagePull", message="m"),
+        shown("internal_error", reason="ImagePull", message="n"),
+        [Notice("Warning", "ImagePull", "model a: n")],
+    ),
+    "crashes once more": (
+        shown("internal_error", reason="ServerCrashed", message="restarted 3 times", **crashed(3)),
+        shown("internal_error", reason="ServerCrashed", message="restarted 4 times", **crashed(4)),
+        [Notice("Warning", "ServerCrashed", "model a: a server ended: code 139")],
     ),
     "recovers": (shown("internal_error", **BAD), shown("loaded", loads=[LOAD]), [LOADED]),
     "a model's failure is not said twice": (

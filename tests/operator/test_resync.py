@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from multimodel_operator.metrics import Metrics
 from multimodel_operator.objects import Key
 from multimodel_operator.resync import Resync
@@ -14,6 +16,23 @@ KEYS = [Key("team", str(number)) for number in range(20)]
 class ManyMultiModels:
     def keys(self) -> list[Key]:
         return KEYS
+
+
+async def test_an_overload_is_not_made_worse() -> None:
+    class Overloaded:
+        def longest_wait_seconds(self) -> float:
+            return 60.0
+
+        def add(self, *_: Any) -> None:
+            pytest.fail("there is enough to do")
+
+    cache: Any = ManyMultiModels()
+    queue: Any = Overloaded()
+    task = asyncio.create_task(Resync(cache, queue, 0.001).run())
+    await asyncio.sleep(0.02)
+    task.cancel()
+    await asyncio.wait((task,))
+    assert task.cancelled()
 
 
 async def test_each_is_looked_at_again_and_again_and_an_edit_comes_first() -> None:

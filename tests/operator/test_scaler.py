@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import pytest
 
 from multimodel_api import names
@@ -76,7 +77,7 @@ def router() -> Iterator[RouterPage]:
 
 
 class Kubelet:
-    """Makes every pod ready that may run, a second after it could: a model has to load."""
+    """Makes every pod ready that may run; pods that limit GPUs get a node one at a time, as it has but one."""
 
     def __init__(self, namespace: Any, router: RouterPage) -> None:
         self._namespace = namespace
@@ -88,17 +89,48 @@ class Kubelet:
             await asyncio.sleep(0.1)
 
     def look(self) -> None:
-        for pod in self._namespace.all("pods"):
-            gated = pod["spec"].get("schedulingGates")
-            if gated or pod["status"].get("phase") == "Running" or "deletionTimestamp" in pod["metadata"]:
-                continue
-            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            status = {"phase": "Running", "startTime": now, "podIP": "127.0.0.2"}
-            status["conditions"] = [{"type": "Ready", "status": "True", "lastTransitionTime": now}]
-            if pod["metadata"]["labels"][names.LABEL_COMPONENT] == "router":
-                status["podIP"] = self._router.address
-            with contextlib.suppress(AssertionError):  # it may have been deleted meanwhile
-                self._namespace.set_pod_status(pod["metadata"]["name"], status)
+        pods = self._namespace.all("pods")
+        gpu_is_free = not any(pod["spec"].get("nodeName") for pod in pods)
+        for pod in pods:
+            with contextlib.suppress(AssertionError, httpx.HTTPStatusError):  # it may have been deleted meanwhile
+                if "deletionTimestamp" in pod["metadata"]:
+                    self._end(pod)
+                elif pod["spec"].get("schedulingGates") or pod["status"].get("phase") == "Running":
+                    continue
+                elif not _limits_gpu(pod) or pod["spec"].get("nodeName"):
+                    self._make_ready(pod)
+                elif gpu_is_free:
+                    self._place(pod)
+                    gpu_is_free = False
+                else:
+                    self._refuse(pod)
+
+    def _make_ready(self, pod: dict[str, Any]) -> None:
+        is_router = pod["metadata"]["labels"][names.LABEL_COMPONENT] == "router"
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": now}
+        address = self._router.address if is_router else "127.0.0.2"
+        status = {"phase": "Running", "startTime": now, "podIP": address, "conditions": [ready]}
+        self._namespace.set_pod_status(pod["metadata"]["name"], status)
+
+    def _refuse(self, pod: dict[str, Any]) -> None:
+        scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+        scheduled["message"] = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+        self._namespace.set_pod_status(pod["metadata"]["name"], {"conditions": [scheduled]})
+
+    def _place(self, pod: dict[str, Any]) -> None:
+        metadata = {"name": pod["metadata"]["name"]}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": {"kind": "Node", "name": "n"}}
+        path = f"{self._namespace.path('pods', metadata['name'])}/binding"
+        self._namespace.client.post(path, json=binding).raise_for_status()
+
+    def _end(self, pod: dict[str, Any]) -> None:
+        path = self._namespace.path("pods", pod["metadata"]["name"])
+        self._namespace.client.delete(path, params={"gracePeriodSeconds": "0"}).raise_for_status()
+
+
+def _limits_gpu(pod: dict[str, Any]) -> bool:
+    return "nvidia.com/gpu" in pod["spec"]["containers"][0]["resources"].get("limits", {})
 
 
 @pytest.fixture
@@ -117,7 +149,7 @@ async def every_connection_closed() -> AsyncIterator[None]:
     before = len(sockets)
     yield
     async with asyncio.timeout(SECONDS):
-        while len(sockets) > before:
+        while len(sockets) > before:  # noqa: ASYNC110  (nothing here could set an event)
             await asyncio.sleep(0.01)
     await asyncio.sleep(0)
 
@@ -262,3 +294,29 @@ async def test_models_share_one_place_the_idle_at_once_and_the_busy_by_turns(
             await until("the other's turn comes again", lambda: loaded() == {"b"})
         assert most == 1
         await until("the Event", lambda: "MadeRoom" in reasons(namespace))
+
+
+async def test_an_idle_model_gives_its_gpu_to_one_that_finds_none(
+    namespace: Any, model: Any, router: RouterPage, scaling: Scaling, until: Any
+) -> None:
+    gpu = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    namespace.multimodel(model("a", **gpu), model("b", scaling={"minReplicas": 0}, **gpu), router={"replicas": 1})
+
+    def serving() -> list[str]:
+        return [
+            name
+            for name in "ab"
+            if namespace.get("deployments", f"mm-model-{name}").get("status", {}).get("readyReplicas")
+        ]
+
+    await until("both models are there", lambda: {"mm-model-a", "mm-model-b"} <= namespace.names("deployments"))
+    async with scaling():
+        await until("the first has the GPU", lambda: serving() == ["a"])
+        with router.requests("a", 1):
+            namespace.scale("mm-model-b", 1)
+            asked = router.asked
+            await until("the router has been asked", lambda: router.asked > asked + 5)
+            assert serving() == ["a"]
+        with router.requests("b", 1):
+            await until("the other has the GPU", lambda: serving() == ["b"])
+    assert namespace.get("deployments", "mm-model-a")["spec"]["replicas"] == 0

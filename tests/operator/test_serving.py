@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from multimodel_api.manifest import MultiModelSpec
-from multimodel_api.served import identity_of
+from multimodel_api.manifest import Model, MultiModelSpec
+from multimodel_api.served import Identity, identity_of
 from multimodel_api.status import MultiModelStatus
 from multimodel_operator import serving
 from multimodel_operator.objects import Observed
@@ -157,3 +159,55 @@ def test_the_default_waits_for_its_model() -> None:
 def test_a_pod_tells_what_it_serves_by_its_arguments() -> None:
     assert serving.served_by(pod("a", "$$x/y=z")) == ("$x/y=z", "org/a")
     assert serving.served_by({"spec": {}}) is None
+
+
+ALIASES = st.sampled_from([None, "one", "two", "three"])
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Models of a, b, c and d with aliases that differ."""
+    names = draw(st.lists(st.sampled_from("abcd"), min_size=1, unique=True))
+    given = draw(st.lists(ALIASES, min_size=len(names), max_size=len(names), unique_by=lambda alias: alias or object()))
+    return [model(name, alias) for name, alias in zip(names, given, strict=True)]
+
+
+def shown(found: Serving) -> MultiModelStatus:
+    """Return the status that a decision becomes."""
+    models = [
+        {"name": name, "id": identity.id, "canonicalId": identity.canonical_id, "state": "loaded"}
+        for name, identity in found.identities.items()
+    ]
+    models += [left.model_dump(by_alias=True) for left in found.retiring]
+    return MultiModelStatus.model_validate({"models": models, "defaultModel": found.default})
+
+
+def loaded(found: Serving) -> list[dict[str, Any]]:
+    """Return pods that have loaded all that was rendered, and those of the models that retire."""
+    pods = [pod(name, None if i.id == i.canonical_id else i.id) for name, i in rendered_identities(found).items()]
+    return pods + [pod(left.name, left.id) for left in found.retiring]
+
+
+def rendered_identities(found: Serving) -> dict[str, Identity]:
+    return {of.name: identity_of(of) for of in found.rendered.models}
+
+
+@given(specs(), specs(), st.sets(st.sampled_from("abcd")), st.sets(st.sampled_from("abcd")))
+@settings(max_examples=200, deadline=None)
+def test_whatever_moves_no_id_is_served_twice_and_all_comes_to_rest(
+    first: list[dict[str, Any]], second: list[dict[str, Any]], ready: set[str], unloaded: set[str]
+) -> None:
+    start = decided(first, MultiModelStatus())
+    was = [found for found in loaded(start) if found["metadata"]["labels"]["multimodel.dev/model"] in ready]
+    found = decided(second, shown(start), *was, unloaded=tuple(unloaded))
+    for _ in range(len(second) + 1):
+        served = [identity.id for identity in found.identities.values()] + [left.id for left in found.retiring]
+        assert len(set(served)) == len(served)
+        assert found.default in served
+        found = decided(second, shown(found), *loaded(found))
+    assert rendered_identities(found) == found.identities == {of["name"]: wanted(of) for of in second}
+    assert not found.retiring
+
+
+def wanted(of: dict[str, Any]) -> Identity:
+    return identity_of(Model.model_validate(of))

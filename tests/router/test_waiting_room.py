@@ -216,7 +216,10 @@ async def test_who_opts_out_hears_nothing_before_the_answer(
     assert (await reply).text.startswith("data: {" if stream else "{")
 
 
-async def test_a_failure_before_anything_was_said_is_a_status(start_router: Start, gate: Gate) -> None:
+async def test_a_failure_before_anything_was_said_is_a_status(
+    start_router: Start, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comfort, "STREAM_AFTER", 60.0)
     router = await start_router([gate.failing()])
     reply = ask(router, stream=True)
     await router.until("math", "reloading")
