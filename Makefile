@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 CRD := crds/multimodel.dev_multimodels.yaml
 CHART_CRD := charts/multimodel/files/crd.yaml
 
-.PHONY: help up test check e2e bench soak crds cluster system-packages clean
+.PHONY: help up test check e2e bench bench-router bench-router-faults bench-operator soak crds cluster system-packages clean
 
 help: ## list the targets
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -59,7 +59,15 @@ cluster: $(VENV)/.dev ## leave a real one-node cluster running and print its kub
 
 bench: $(VENV)/.dev ## measure: prints tables and one JSON line each
 	$(BIN)/python benches/engine.py
-	$(BIN)/python benches/router_overhead.py
+
+bench-router: $(VENV)/.dev ## measure the router beside its peers (two cores, Go; nine minutes)
+	$(BIN)/python benches/router.py
+
+bench-router-faults: $(VENV)/.dev ## break things around two routers and count what is lost (25 minutes)
+	$(BIN)/python benches/router_faults.py
+
+bench-operator: $(VENV)/.dev ## measure the operator with 1, 100 and 1000 MultiModels
+	$(BIN)/python benches/operator_scale.py
 
 soak: $(VENV)/.dev ## ten minutes of ill-behaved clients: leaks, hangs and losses
 	$(BIN)/python benches/soak.py

@@ -39,6 +39,9 @@ class Front:
         except errors.ApiError as error:
             call.failed = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
             answer_error(request, reply, error)
+        except Exception:
+            call.status, call.failed = HTTPStatus.INTERNAL_SERVER_ERROR, True
+            raise
         finally:
             call.status = reply.status or call.status
             call.bytes_sent = reply.bytes_sent

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from multimodel_api import errors
-from multimodel_api.failures import FailureReason, LoadFailure
+from multimodel_api.failures import MAY_PASS, FailureReason, LoadFailure
 from multimodel_api.manifest import Model
 from multimodel_api.state import ModelState
 from multimodel_api.status import CommandAction, LastCommand
@@ -38,12 +38,15 @@ def next_step(view: ModelView) -> Step | LoadFailure:
     """Return what a request does about a model that looks like `view`; pure.
 
     A model that is being unloaded may still show endpoints; they take no new work, so the model is woken again.
+    What a cluster may cure by itself, such as want of room, is waited for.
     """
     if view.desired == 0:
         return Step.WAKE
     if view.ready and view.desired:
         return Step.SERVE
-    return view.failure or Step.WAIT
+    if view.failure and view.failure.reason not in MAY_PASS:
+        return view.failure
+    return Step.WAIT
 
 
 class AbandonedLoads(StrEnum):
@@ -167,7 +170,7 @@ class WaitingRoom:
             f"The model '{model.api_id}' could not be loaded in time. {timeout}",
             type="server_error",
             param="model",
-            code=FailureReason.LOAD_TIMEOUT.value,
+            code=timeout.reason.value,
             retry_after=self.retry_after(model),
         )
 
@@ -244,7 +247,9 @@ def command(
 
 
 def load_timeout(view: ModelView, seconds: float) -> LoadFailure:
-    """Return the failure that says how far a load came within the time it was given."""
+    """Return the failure that says how far a load came within the time it was given, or what it still waits for."""
+    if view.failure:
+        return LoadFailure(reason=view.failure.reason, message=f"not ready after {seconds:g} s: {view.failure.message}")
     phase = f"the load is in the phase {view.progress.phase}" if view.progress else "nothing is known of the load"
     return LoadFailure(
         reason=FailureReason.LOAD_TIMEOUT,

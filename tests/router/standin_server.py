@@ -10,6 +10,7 @@ It takes the model server's command line. The environment variable STANDIN holds
 A request's JSON body may hold an object `standin`:
   fault        break_first (no byte), break_mid (after the first event), die_mid (the whole process, then),
                break_end (with all said, but without HTTP's end), unavailable (503),
+               stranger (the answer of another model),
                wedge (503, and from then on neither ready nor live)
   after        break_mid and die_mid happen after these words instead, each once on the way
   unmarked     true: they happen before the marker of the word
@@ -29,6 +30,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 OPTIONS = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
 SCRIPT = json.loads(os.environ.get("STANDIN", "{}"))
@@ -104,7 +106,9 @@ class StandIn:
     async def complete(self, path, headers, wanted, happens, fault, reader, writer):
         words = f"You said: {wanted['messages'][-1]['content']}".split(" ") if "messages" in wanted else ["42"]
         base = {"id": "chatcmpl-1", "created": int(time.time()), "model": SERVED["model"]}
-        more = {"x-seen-request-id": headers.get("x-request-id", ""), "x-seen-path": path, "server": "stand-in"}
+        made_by = "somebody/else" if happens == "stranger" else SERVED["model"]
+        more = {"x-multimodel-model": quote(made_by, safe="")}
+        more |= {"x-seen-request-id": headers.get("x-request-id", ""), "x-seen-path": path, "server": "stand-in"}
         if not wanted.get("stream"):
             await appears(fault.get("gate"), reader, fault.get("cancelled"))
             message = {"role": "assistant", "content": " ".join(words)}

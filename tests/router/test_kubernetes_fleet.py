@@ -31,6 +31,10 @@ async def test_an_edited_multimodel_is_followed_and_a_deleted_one_forgotten(
     renamed = [{"op": "replace", "path": "/spec/models/0/alias", "value": "sums"}]
     patched = await cluster.api.patch(path, json=renamed, headers={"Content-Type": "application/json-patch+json"})
     assert patched.is_success, patched.text
+    said = [{**model, "id": "sums"} for model in patched.json()["status"]["models"]]
+    headers = {"Content-Type": "application/merge-patch+json"}
+    followed = await cluster.api.patch(f"{path}/status", json={"status": {"models": said}}, headers=headers)
+    assert followed.is_success, followed.text
 
     async def ids() -> list[str]:
         return [card["id"] for card in (await router.http.get("/v1/models")).json()["data"]]
@@ -40,6 +44,39 @@ async def test_an_edited_multimodel_is_followed_and_a_deleted_one_forgotten(
     await until(ids, [])
     for body in (CHAT, CHAT | {"model": "sums"}):
         assert (await router.http.post("/v1/chat/completions", json=body)).status_code == 404
+
+
+async def test_ids_are_served_as_the_status_says_while_the_spec_is_ahead(
+    cluster: Any, start_on_kubernetes: Start, until: Any
+) -> None:
+    router = await start_on_kubernetes([MODEL | {"min": 1}, {"name": "scribe"}])
+    await router.until("math", "loaded")
+    path = f"{cluster.path(names.PLURAL, MULTIMODELS)}/mm"
+    spec = (await cluster.api.get(path)).json()["spec"]
+    canonical = {model["name"]: model["plain"]["modelId"] for model in spec["models"]}
+
+    def said(abacus: str, scribe: str) -> dict[str, Any]:
+        ids = {"abacus": abacus, "scribe": scribe}
+        models = [{"name": n, "id": i, "canonicalId": canonical[n], "state": "loaded"} for n, i in ids.items()]
+        return {"status": {"models": models, "defaultModel": abacus}}
+
+    async def write(document: dict[str, Any], part: str = "") -> None:
+        headers = {"Content-Type": "application/merge-patch+json"}
+        patched = await cluster.api.patch(path + part, json=document, headers=headers)
+        assert patched.is_success, patched.text
+
+    async def ids() -> list[str]:
+        return [card["id"] for card in (await router.http.get("/v1/models")).json()["data"]]
+
+    await write(said("math", canonical["scribe"]), "/status")
+    moved = [{key: spec["models"][0][key] for key in spec["models"][0] if key != "alias"}]
+    moved.append(spec["models"][1] | {"alias": "math"})
+    await write({"spec": {"models": moved}})
+    assert await ids() == ["default", "math", canonical["scribe"]]
+    answer = await router.http.post("/v1/chat/completions", json=CHAT | {"model": "math"})
+    assert answer.status_code == 200, "the old model serves on under the id"
+    await write(said(canonical["abacus"], "math"), "/status")
+    await until(ids, ["default", canonical["abacus"], "math"])
 
 
 async def test_only_the_scale_is_written_and_under_the_routers_name(cluster: Any, start_on_kubernetes: Start) -> None:

@@ -30,7 +30,7 @@ async def router(start_on_processes: Start) -> Any:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("fault", ["break_first", "unavailable"])
+@pytest.mark.parametrize("fault", ["break_first", "unavailable", "stranger"])
 async def test_a_server_that_fails_before_its_first_byte_is_tried_again(
     router: Any, tmp_path: Path, fault: str, stream: bool
 ) -> None:

@@ -17,6 +17,7 @@ from multimodel_router.waiting import AbandonedLoads, Bounds, Step, WaitingRoom,
 READY = (Endpoint("192.0.2.1", 8000),)
 OTHER = Endpoint("192.0.2.2", 8000)
 FAILURE = LoadFailure(reason=FailureReason.OOM_KILLED, message="too big")
+NO_ROOM = LoadFailure(reason=FailureReason.UNSCHEDULABLE, message="no node fits")
 SPEC = MultiModelSpec.model_validate(
     {"models": [{"name": "m", "plain": {"modelId": "m"}, "scaling": {"minReplicas": 3}}]}
 )
@@ -35,6 +36,7 @@ MODEL: Model = SPEC.models[0]
         (ModelView(desired=None), Step.WAIT),
         (ModelView(desired=1, failure=FAILURE), FAILURE),
         (ModelView(desired=None, failure=FAILURE), FAILURE),
+        (ModelView(desired=1, failure=NO_ROOM), Step.WAIT),
     ],
     ids=str,
 )

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from multimodel_api import names
 from multimodel_api.manifest import Model, MultiModel
 from multimodel_api.progress import LoadProgress
+from multimodel_api.served import as_served
 from multimodel_api.state import ModelState
 from multimodel_api.status import LastCommand, calls_record, command_record
 from multimodel_router.catalog import Catalog
@@ -174,7 +175,8 @@ class KubernetesFleet:
         self._commands = objects.last_commands(found) if found else {}
         self._calls_failing = objects.failing_calls(found) if found else set()
         try:
-            self.catalog = Catalog(MultiModel.model_validate(found).spec if found else None)
+            spec = as_served(MultiModel.model_validate(found).spec, objects.status_of(found)) if found else None
+            self.catalog = Catalog(spec)
         except ValidationError as error:
             logger.error("the MultiModel %s cannot be read: %s", self._multimodel, error)  # noqa: TRY400
 

@@ -10,7 +10,7 @@ from multimodel_api.devices import may_get_room
 from multimodel_api.manifest import Model
 from multimodel_api.pod_failures import pod_failure
 from multimodel_api.progress import LoadProgress
-from multimodel_api.status import LastCommand
+from multimodel_api.status import LastCommand, MultiModelStatus
 from multimodel_router.fleet import Endpoint, ModelView, unsupported_source
 
 Object = Mapping[str, Any]
@@ -53,6 +53,14 @@ def waits_for(pods: Sequence[Object]) -> str:
         return "scheduling"
     started = any("running" in (c.get("state") or {}) for c in status.get("containerStatuses") or [])
     return "starting the model server" if started else "pulling the image"
+
+
+def status_of(multimodel: Object) -> MultiModelStatus:
+    """Return what the operator says; nothing where another version of it wrote something else."""
+    try:
+        return MultiModelStatus.model_validate(multimodel.get("status") or {})
+    except ValidationError:
+        return MultiModelStatus()
 
 
 def last_commands(multimodel: Object) -> dict[str, LastCommand]:
