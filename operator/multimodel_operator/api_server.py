@@ -19,7 +19,7 @@ from multimodel_operator.metrics import Metrics
 from multimodel_operator.objects import Key, Kind, Object
 
 REQUEST_SECONDS = 30.0
-PAGE_OBJECTS = 500
+PAGE_OBJECTS = 100
 """A list comes in pages of so many objects: decoding one page holds nothing else up for long."""
 
 _REFUSALS = {

@@ -126,7 +126,11 @@ class Upstream:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._dial(endpoint, lambda: connection)
         except OSError as cause:  # TimeoutError is one
+            connection.abort()
             raise ConnectError(f"{endpoint.host}:{endpoint.port}: {cause or 'no answer'}") from cause
+        except BaseException:
+            connection.abort()  # it may have been made just before
+            raise
         return connection
 
     def _take_idle(self, endpoint: Endpoint) -> "_Connection | None":

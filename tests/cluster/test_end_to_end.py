@@ -163,9 +163,9 @@ def written(quickstart: Any) -> dict[str, str]:
 def test_a_restarted_operator_writes_nothing(quickstart: Any, client: openai.OpenAI, wait_for: Any) -> None:
     kubectl = quickstart.node.kubectl
     before = written(quickstart)
-    (pod,) = quickstart.names("pods", "-n", "multimodel")
+    pods = quickstart.names("pods", "-n", "multimodel")
     with steady_requests(client) as wrong:
-        kubectl("-n", "multimodel", "delete", "pod", pod)
+        kubectl("-n", "multimodel", "delete", "pod", *pods)
         kubectl("-n", "multimodel", "rollout", "status", "deployment/multimodel-operator", "--timeout=180s")
     assert wrong == []
     assert written(quickstart) == before
