@@ -41,8 +41,10 @@ def test_a_good_manifest_is_read(tmp_path):
         ),
         (
             "{models: [{name: a, plain: {modelId: x}, router: {}}]}",
-            "spec.models[0].router: is no known field; known are: name, alias, plain, vision, gguf, embedding, "
-            "diffusion, speech, inSituQuant, engine, scaling, resources, env, volumes, volumeMounts",
+            "spec.models[0].router: is no known field; known are: nodeSelector, tolerations, affinity, "
+            "runtimeClassName, priorityClassName, resources, resourceClaims, env, envFrom, volumes, volumeMounts, "
+            "hubToken, cache, loading, podTemplate, name, alias, plain, vision, gguf, embedding, diffusion, speech, "
+            "inSituQuant, engine, scaling, balance",
         ),
         (
             "{models: [{name: My Model, plain: {modelId: x}}]}",
