@@ -87,8 +87,11 @@ class MarkerReader:
         if not self.held and data.endswith(b"\n\n") and data.count(_MARKER) == 1:  # nearly always
             start = data.find(_MARKER)
             if data.find(b"\n\n", start) == len(data) - 2 and (not start or data[start - 1] == _NEWLINE):
-                self._note(data[start + len(_MARKER) : -2])
-                return data[:start]
+                said = data[start + len(_MARKER) : -2]
+                if not said.translate(None, _DIGITS):
+                    self.marked = True
+                    self._ids += said
+                    return data[:start]
         return self._feed(self.held + data)
 
     def _feed(self, data: bytes) -> bytes:

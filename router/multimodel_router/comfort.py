@@ -49,10 +49,10 @@ async def _tell(fleet: Fleet, model: Model, reply: Reply, *, stream: bool) -> No
     while True:
         if stream:
             told = describe(model, fleet.view(model.name))
-            reply.write(f": {told}\n\n".encode())
+            reply.pad(f": {told}\n\n".encode())
             await _next_news(fleet, model, told)
         else:
-            reply.pad()
+            reply.pad(b" ")
             await asyncio.sleep(EVERY)
 
 

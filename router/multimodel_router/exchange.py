@@ -93,8 +93,6 @@ class Exchange:
         """What another server has to know to go on with a stream that can be gone on with."""
         self._markers = MarkerReader()
         self._tail = Tail()
-        self._delivered = False
-        """Whether anything of an answer has reached the client."""
 
     async def run(self) -> None:
         """Answer the client.
@@ -177,7 +175,6 @@ class Exchange:
         content = await response.read()
         if response.status == HTTPStatus.INTERNAL_SERVER_ERROR and _ENGINE_CRASHED in content:
             return Failure.BROKEN
-        self._got_first_byte()
         if not self._reply.started:
             headers = _passed_on(response.headers, _OURS_IN_ANSWERS)
             self._reply.start(response.status, headers)
@@ -205,32 +202,30 @@ class Exchange:
             raise ConnectionBrokenError("the stream ended without its last marker, by a fault of its server")
 
     def _direct(self, lease: Lease) -> Callable[[bytes], None]:
+        keep, pass_on = self._tail.feed, self._reply.write
+
         def write(data: bytes) -> None:
             lease.heard = True
-            self._deliver(data)
+            keep(data)
+            pass_on(data)
 
         return write
 
     def _confirmed(self, lease: Lease) -> Callable[[bytes], None]:
-        confirm, deliver = self._markers.feed, self._deliver
+        confirm, keep, pass_on = self._markers.feed, self._tail.feed, self._reply.write
 
         def write(data: bytes) -> None:
             lease.heard = True
             if confirmed := confirm(data):
-                deliver(confirmed)
+                keep(confirmed)
+                pass_on(confirmed)
 
         return write
 
-    def _deliver(self, data: bytes) -> None:
-        if not self._delivered:
-            self._delivered = True
-            self._got_first_byte()
-        self._tail.feed(data)
-        self._reply.write(data)
-
-    def _got_first_byte(self) -> None:
-        if self._call.first_byte is None:
-            self._call.first_byte = self._loop.time()
+    @property
+    def _delivered(self) -> bool:
+        """Whether anything of an answer has reached the client."""
+        return self._reply.first_byte is not None
 
     def _finish(self) -> None:
         self._reply.end()

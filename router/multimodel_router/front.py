@@ -45,6 +45,7 @@ class Front:
         finally:
             call.status = reply.status or call.status
             call.bytes_sent = reply.bytes_sent
+            call.first_byte = reply.first_byte
             call.measure(self._metrics, loop.time())
             self._note_outcome(call)
             call.log(self._access_log, loop.time())

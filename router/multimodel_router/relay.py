@@ -88,6 +88,6 @@ def answer_error(request: Request, reply: Reply, error: errors.ApiError) -> None
     elif reply.is_event_stream:
         reply.write(error_event(request.target, body.model_dump_json().encode()))
         reply.end()
-    elif reply.blank:
+    elif reply.first_byte is None:
         reply.write(body.model_dump_json().encode())
         reply.end()

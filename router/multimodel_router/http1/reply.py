@@ -30,9 +30,10 @@ class Reply:
     ) -> None:
         self.status = 0
         self.bytes_sent = 0
+        self._loop = asyncio.get_running_loop()
         self.ended = False
-        self.blank = True
-        """Whether nothing but white space has been written."""
+        self.first_byte: float | None = None
+        """When the first byte of the body was written that is no padding, by the loop's clock."""
         self.keep_alive = request.keep_alive
         self._request = request
         self._transport = transport
@@ -74,24 +75,25 @@ class Reply:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         self._head = b"".join(lines)
-        asyncio.get_running_loop().call_soon(self._flush)  # by then, what there is of the body has joined it
+        self._loop.call_soon(self._flush)  # by then, what there is of the body has joined it
 
     def write(self, data: bytes) -> None:
         """Write a piece of the body."""
         if self._bodiless or not data or self._transport.is_closing():
             return
-        self.blank = False
+        if self.first_byte is None:
+            self.first_byte = self._loop.time()
         self.bytes_sent += len(data)
         piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
         if self._head:
             piece, self._head = self._head + piece, b""
         self._transport.write(piece)
 
-    def pad(self) -> None:
-        """Write white space, which JSON may begin with, to show that the connection lives."""
-        blank = self.blank
-        self.write(b" ")
-        self.blank = blank
+    def pad(self, data: bytes) -> None:
+        """Write what means nothing to the client, to show that the connection lives: white space, or comments."""
+        first_byte = self.first_byte
+        self.write(data)
+        self.first_byte = first_byte
 
     def end(self) -> None:
         """Finish the body."""
