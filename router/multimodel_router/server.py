@@ -14,6 +14,9 @@ from multimodel_router.settings import Settings
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
+LAST_LOOKS = 3
+"""Turns of the loop before the listening socket closes: who has not been accepted by then is reset."""
+
 SWEEP_SECONDS = 1.0
 DRAIN_LOOK_SECONDS = 0.05
 FRESH_SECONDS = 2.0
@@ -91,6 +94,8 @@ class Server:
         """Stop in three steps: say so, take no more clients, and wait for the running requests."""
         self._site.closing = True
         await self._pause(self._settings.lame_duck_seconds)
+        for _ in range(LAST_LOOKS):
+            await asyncio.sleep(0)
         listening.close()
         loop = asyncio.get_running_loop()
         closed_at = loop.time()

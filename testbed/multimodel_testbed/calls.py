@@ -1,4 +1,4 @@
-"""Calls to routers by a client that is strict: a connection that was refused is tried elsewhere, nothing else is."""
+"""Calls to routers by a client that is strict: a connection that cannot be made is tried elsewhere, nothing else is."""
 
 import asyncio
 import json
@@ -79,7 +79,7 @@ async def _connect(urls: Sequence[str], answer: Answer) -> tuple[asyncio.StreamR
         parts = urlsplit(url)
         try:
             connection = await asyncio.open_connection(parts.hostname, parts.port)
-        except ConnectionRefusedError as error:
+        except (ConnectionRefusedError, ConnectionResetError) as error:  # reset before it was made
             refused = error
         else:
             answer.url = url
