@@ -82,6 +82,11 @@ class MarkerReader:
         """The tokens of all markers so far."""
         return list(map(int, self._ids.split()))
 
+    @property
+    def token_count(self) -> int:
+        """How many those are, without reading them."""
+        return len(self._ids.split())
+
     def feed(self, data: bytes) -> bytes:
         """Return what the client may see now; raises ValueError if a marker is none."""
         if not self.held and data.endswith(b"\n\n") and data.count(_MARKER) == 1:  # nearly always

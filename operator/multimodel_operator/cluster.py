@@ -3,15 +3,15 @@
 No write is sent unless this operator leads, nor faster than its pace.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from multimodel_api import names
 from multimodel_api.names import FieldManager
 from multimodel_api.status import withdrawal
 from multimodel_operator import objects
-from multimodel_operator.api_server import path_of
+from multimodel_operator.api_server import ApiServer, path_of
 from multimodel_operator.cache import Cache
 from multimodel_operator.errors import AbsentError, NotLeadingError, RefusedError
 from multimodel_operator.metrics import Metrics
@@ -30,29 +30,11 @@ MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 
 
-class Requests(Protocol):
-    """How a request reaches the API server."""
-
-    async def get(self, kind: Kind, key: Key) -> Object | None:
-        """Return an object, None where there is none; raises RefusedError or UnavailableError."""
-
-    async def call(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Sequence[tuple[str, str]] = (),
-        body: Object | None = None,
-        content_type: str = "application/json",
-    ) -> Any:
-        """Send a request and return the decoded answer; raises RefusedError, AbsentError or UnavailableError."""
-
-
 class Cluster:
     """The cluster as the operator changes it; every write raises NotLeadingError where another may lead."""
 
     def __init__(
-        self, api: Requests, cache: Cache, pace: Pace, metrics: Metrics, leads: Callable[[], bool] = lambda: True
+        self, api: ApiServer, cache: Cache, pace: Pace, metrics: Metrics, leads: Callable[[], bool] = lambda: True
     ) -> None:
         self._api = api
         self._cache = cache

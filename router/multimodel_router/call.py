@@ -62,10 +62,10 @@ class Call:
         if self.prompt_tokens or self.completion_tokens:
             of_model.prompt_tokens.inc(self.prompt_tokens)
             of_model.completion_tokens.inc(self.completion_tokens)
-        if self.failed or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            of_model.failures_in_a_row.inc()
-        elif self.status < HTTPStatus.BAD_REQUEST:
+        if self.succeeded:
             of_model.failures_in_a_row.set(0)
+        elif self.succeeded is False:
+            of_model.failures_in_a_row.inc()
 
     def log(self, style: AccessLog, now: float) -> None:
         """Write one line about the request."""

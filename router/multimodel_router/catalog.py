@@ -14,11 +14,6 @@ class Catalog:
         self.default: Model | None = spec.default if spec else None
         self._by_id = _canonical_ids(self.models) | {model.api_id: model for model in self.models}
 
-    @property
-    def api_ids(self) -> list[str]:
-        """The ids that clients see, in the order of the manifest."""
-        return [model.api_id for model in self.models]
-
     def find(self, model_id: str | None) -> Model | None:
         """Return the model that `model_id` means, if any; `default` and None mean the default model."""
         if model_id is None or model_id == names.DEFAULT_MODEL_ID:

@@ -230,7 +230,7 @@ class Exchange:
     def _finish(self) -> None:
         self._reply.end()
         prompt, completion = self._tail.tokens()
-        self._call.prompt_tokens, self._call.completion_tokens = prompt, completion or len(self._markers.token_ids)
+        self._call.prompt_tokens, self._call.completion_tokens = prompt, completion or self._markers.token_count
 
     def _take_note(self, lease: Lease, failure: Failure) -> None:
         """Eject the endpoint, and decide whether to go on.

@@ -24,7 +24,7 @@ from multimodel_router.outcomes import Outcomes
 from multimodel_router.relay import Relay
 from multimodel_router.settings import Settings
 from multimodel_router.upstream import Upstream
-from multimodel_router.waiting import AbandonedLoads, Bounds, WaitingRoom
+from multimodel_router.waiting import AbandonedLoads, WaitingRoom
 
 
 class Router:
@@ -39,7 +39,7 @@ class Router:
         self.fleet = VettedFleet(fleet, probe, loads, self.metrics)
         self._endpoints = Endpoints(probe)
         self.waiting = WaitingRoom(
-            self.fleet, self.metrics, loads, _bounds(settings), AbandonedLoads(settings.waiting.abandoned_loads)
+            self.fleet, self.metrics, loads, settings.waiting, AbandonedLoads(settings.waiting.abandoned_loads)
         )
         desk = Desk(
             fleet=self.fleet,
@@ -73,8 +73,3 @@ class Router:
             await asyncio.gather(*beside, return_exceptions=True)
             await self.fleet.stop()
             self._upstream.close()
-
-
-def _bounds(settings: Settings) -> Bounds:
-    waiting = settings.waiting
-    return Bounds(waiting.requests, waiting.requests_per_model, waiting.bytes, waiting.bytes_per_model)

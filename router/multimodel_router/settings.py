@@ -37,13 +37,29 @@ class KubernetesSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class WaitingSettings:
-    """How much may wait for models to load, in each process; sizes in bytes, times in seconds."""
+class Bounds:
+    """How much may wait at once, in all and for each model; a body counts with its bytes."""
 
     requests: int = 4096
     requests_per_model: int = 1024
     bytes: int = 1024 * 2**20
     bytes_per_model: int = 512 * 2**20
+
+    def exceeded(self, requests: int, size: int, requests_of_model: int, size_of_model: int) -> str | None:
+        """Return what there would be too much of, None when all is within the bounds; pure."""
+        checks = (
+            (requests_of_model, self.requests_per_model, "requests wait for this model"),
+            (requests, self.requests, "requests wait for a model"),
+            (size_of_model, self.bytes_per_model, "bytes of requests wait for this model"),
+            (size, self.bytes, "bytes of requests wait for a model"),
+        )
+        return next((f"{limit} {what} already" for value, limit, what in checks if value > limit), None)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingSettings(Bounds):
+    """How requests wait for models to load, in each process; times in seconds."""
+
     seconds: float = 600.0
     abandoned_loads: str = "finish"
 

@@ -5,7 +5,6 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Collection, Coroutine, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, StrEnum, auto
 from http import HTTPStatus
@@ -19,6 +18,7 @@ from multimodel_api.status import CommandAction, LastCommand
 from multimodel_router.fleet import Endpoint, Fleet, FleetUnavailableError, ModelView
 from multimodel_router.loads import LoadHistory
 from multimodel_router.metrics import Metrics
+from multimodel_router.settings import Bounds
 
 logger = logging.getLogger(__name__)
 
@@ -56,26 +56,6 @@ class AbandonedLoads(StrEnum):
     CANCEL = "cancel"
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much may wait at once, in all and for each model; a body counts with its bytes."""
-
-    requests: int = 4096
-    requests_per_model: int = 1024
-    bytes: int = 1024 * 2**20
-    bytes_per_model: int = 512 * 2**20
-
-    def exceeded(self, requests: int, size: int, requests_of_model: int, size_of_model: int) -> str | None:
-        """Return what there would be too much of, None when all is within the bounds; pure."""
-        checks = (
-            (requests_of_model, self.requests_per_model, "requests wait for this model"),
-            (requests, self.requests, "requests wait for a model"),
-            (size_of_model, self.bytes_per_model, "bytes of requests wait for this model"),
-            (size, self.bytes, "bytes of requests wait for a model"),
-        )
-        return next((f"{limit} {what} already" for value, limit, what in checks if value > limit), None)
-
-
 class WaitingRoom:
     """Holds requests until their model is ready; those of one model share one wake."""
 
@@ -84,7 +64,7 @@ class WaitingRoom:
         fleet: Fleet,
         metrics: Metrics,
         loads: LoadHistory,
-        bounds: Bounds = Bounds(),
+        bounds: Bounds = Bounds(),  # noqa: B008  (it is frozen)
         abandoned: AbandonedLoads = AbandonedLoads.FINISH,
     ) -> None:
         self._fleet = fleet

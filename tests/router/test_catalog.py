@@ -68,6 +68,6 @@ def test_an_unknown_id_is_refused_with_the_known_ones(catalog: Catalog) -> None:
 
 def test_an_empty_catalog_knows_nothing_not_even_a_default() -> None:
     catalog = Catalog()
-    assert (catalog.api_ids, catalog.find("default"), catalog.find(None)) == ([], None, None)
+    assert (catalog.models, catalog.find("default"), catalog.find(None)) == ((), None, None)
     with pytest.raises(ApiError):
         catalog.resolve(None)

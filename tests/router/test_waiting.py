@@ -12,7 +12,8 @@ from multimodel_router.catalog import Catalog
 from multimodel_router.fleet import Changes, Endpoint, FleetUnavailableError, ModelView
 from multimodel_router.loads import LoadHistory
 from multimodel_router.metrics import Metrics
-from multimodel_router.waiting import AbandonedLoads, Bounds, Step, WaitingRoom, command, next_step, untried
+from multimodel_router.settings import Bounds
+from multimodel_router.waiting import AbandonedLoads, Step, WaitingRoom, command, next_step, untried
 
 READY = (Endpoint("192.0.2.1", 8000),)
 OTHER = Endpoint("192.0.2.2", 8000)

@@ -120,18 +120,18 @@ class VettedFleet:
 
     def _refresh(self) -> None:
         """Look at everything anew: vet what has appeared, forget what has gone, show what is vetted."""
-        places = {place for model in self.catalog.models for place in _places(model, self._fleet.view(model.name))}
+        views = [(model, self._fleet.view(model.name)) for model in self.catalog.models]
+        places = {place for model, view in views for place in _places(model, view)}
         self._admitted = {place: since for place, since in self._admitted.items() if place in places}
         self._pauses = {place: pause for place, pause in self._pauses.items() if place in places}
         for place in [place for place in self._vetting if place not in places]:
             self._vetting.pop(place).cancel()
         for place in places - self._admitted.keys() - self._vetting.keys():
             self._vetting[place] = asyncio.create_task(self._vet(place))
-        self._views = {model.name: self._vetted_view(model) for model in self.catalog.models}
+        self._views = {model.name: self._vetted(model, view) for model, view in views}
         self._changes.notify()
 
-    def _vetted_view(self, model: Model) -> ModelView:
-        view = self._fleet.view(model.name)
+    def _vetted(self, model: Model, view: ModelView) -> ModelView:
         ready = tuple(place.endpoint for place in _places(model, view) if place in self._admitted)
         if self.synced:  # an endpoint that is merely vetted again has not been loaded again
             self._loads.observe(model.name, view.state, asyncio.get_running_loop().time())
