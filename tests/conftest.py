@@ -24,11 +24,20 @@ def api_server() -> Iterator[ControlPlane]:
 
 
 def _wait_until_served(plane: ControlPlane) -> None:
-    """The API server lists a new kind a little later than it takes its definition, and kubectl looks at that list."""
+    """The API server lists and explains a new kind a little later than it takes its definition."""
     deadline = time.monotonic() + SECONDS
-    while "multimodels" not in plane.kubectl("api-resources", "--api-group=multimodel.dev", "--output=name"):
+    while not (_listed(plane) and _explained(plane)):
         if time.monotonic() > deadline:
             pytest.fail(f"the API server does not serve MultiModels: not within {SECONDS:.0f} s")
+
+
+def _listed(plane: ControlPlane) -> bool:
+    return "multimodels" in plane.kubectl("api-resources", "--api-group=multimodel.dev", "--output=name")
+
+
+def _explained(plane: ControlPlane) -> bool:
+    """`kubectl explain` reads the OpenAPI documents, which are published after, and apart from, the list of kinds."""
+    return "apis/multimodel.dev/v1alpha1" in plane.kubectl("get", "--raw", "/openapi/v3")
 
 
 @pytest.fixture(scope="session")
