@@ -38,6 +38,9 @@ class Caller:
     name: str
 
 
+_ANYBODY = Caller(ANONYMOUS)
+
+
 @dataclass(frozen=True, slots=True)
 class FolderContent:
     """What a folder held: its keys, and what is wrong with its other entries, by name."""
@@ -64,7 +67,7 @@ class Access:
         Raises:
             ApiError: 401 without a known key, 403 where the key does not allow this.
         """
-        return Caller(ANONYMOUS) if self.keys is None else check(self.keys, headers, action, model)
+        return _ANYBODY if self.keys is None else check(self.keys, headers, action, model)
 
     def may_see(self, caller: Caller, model: Model) -> bool:
         """Say whether a list of models shows this one to the caller."""

@@ -44,8 +44,10 @@ _HOP_BY_HOP = {
     *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection"),
     *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
 }
-_OURS_IN_REQUESTS = {b"host", b"content-length", b"expect", b"authorization", b"x-api-key", OPT_OUT, _RESUMABLE}
-_OURS_IN_ANSWERS = {b"server", b"x-request-id", _STATE}
+_NOT_IN_REQUESTS = _HOP_BY_HOP | {
+    *(b"host", b"content-length", b"expect", b"authorization", b"x-api-key", OPT_OUT, _RESUMABLE)
+}
+_NOT_IN_ANSWERS = _HOP_BY_HOP | {b"server", b"x-request-id", _STATE}
 
 
 class Failure(StrEnum):
@@ -84,7 +86,7 @@ class Exchange:
         self._stream = stream
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + desk.wait
-        self._headers = _passed_on(call.request.headers, _OURS_IN_REQUESTS)
+        self._headers = _passed_on(call.request.headers, _NOT_IN_REQUESTS)
         if stream and desk.resume:
             self._headers.append((_RESUMABLE, b"1"))
         self._failures = 0
@@ -166,7 +168,7 @@ class Exchange:
         if _is_short(response) or (self._reply.started and response.status != HTTPStatus.OK):
             return await self._pass_on_whole(response)
         if not self._reply.started:
-            self._reply.start(response.status, _passed_on(response.headers, _OURS_IN_ANSWERS))
+            self._reply.start(response.status, _passed_on(response.headers, _NOT_IN_ANSWERS))
         await self._splice(response, lease)
         return None
 
@@ -176,7 +178,7 @@ class Exchange:
         if response.status == HTTPStatus.INTERNAL_SERVER_ERROR and _ENGINE_CRASHED in content:
             return Failure.BROKEN
         if not self._reply.started:
-            headers = _passed_on(response.headers, _OURS_IN_ANSWERS)
+            headers = _passed_on(response.headers, _NOT_IN_ANSWERS)
             self._reply.start(response.status, headers)
         elif self._reply.is_event_stream:
             content = error_event(self._call.request.target, content)
@@ -293,8 +295,9 @@ def _is_short(response: Response) -> bool:
     return length is not None and int(length) <= WHOLE_BYTES
 
 
-def _passed_on(headers: Headers, ours: set[bytes]) -> Headers:
-    """Return the headers that concern the other side: neither this connection's nor those that the router sets."""
-    named = {name.strip().lower() for key, value in headers if key == b"connection" for name in value.split(b",")}
-    dropped = _HOP_BY_HOP | ours | named
-    return [(name, value) for name, value in headers if name not in dropped]
+def _passed_on(headers: Headers, dropped: set[bytes]) -> Headers:
+    """Return the headers that concern the other side: none that are `dropped`, or that this connection names."""
+    connection = [value for name, value in headers if name == b"connection"]
+    if connection:
+        dropped = dropped | {name.strip().lower() for value in connection for name in value.split(b",")}
+    return [header for header in headers if header[0] not in dropped]

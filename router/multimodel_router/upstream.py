@@ -8,7 +8,7 @@ from typing import cast
 import httptools
 
 from multimodel_router.fleet import Endpoint
-from multimodel_router.http1.request import Headers
+from multimodel_router.http1.request import Headers, first_header
 
 CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 4.0
@@ -47,7 +47,7 @@ class Response:
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first header with this lower-case name."""
-        return next((value for key, value in self.headers if key == name), None)
+        return first_header(self.headers, name)
 
     async def splice(self, write: Write) -> None:
         """Hand the body to `write` as it comes; return at its end.
@@ -66,10 +66,6 @@ class Response:
     def throttle(self, pause: bool) -> None:
         """Stop reading from the model server, or go on."""
         self._connection.throttle(pause)
-
-    def break_off(self, why: str) -> None:
-        """Treat the answer as broken, as if the model server had broken it."""
-        self._connection.abort(why)
 
     def close(self) -> None:
         """Keep the connection for another request if the body was read to its end, else break it off at once."""
@@ -200,7 +196,8 @@ class _Connection(asyncio.Protocol):
         if self._transport is None or self._broken:
             raise ConnectionBrokenError(self._broken or "not connected")
         self.status, self.headers, self.received, self._write = 0, [], False, None
-        self.throttle(False)
+        if self._throttled:
+            self.throttle(False)
         self._head_complete = self._complete = False
         self._parser = httptools.HttpResponseParser(self)
         self._transport.writelines((head, body))

@@ -50,6 +50,8 @@ class Connection(asyncio.Protocol):
         self._queue: deque[Request] = deque()
         self._task: asyncio.Task[None] | None = None
         self._reply: Reply | None = None
+        self._paused = False
+        """Whether reading waits until fewer requests do."""
         self._behind = False
         """Whether the client reads slower than is written."""
         self._refused = False
@@ -105,8 +107,9 @@ class Connection(asyncio.Protocol):
             return
         self._queue += self._reader.feed(data)
         self._answer_next()
-        if self._enough_waits() and self._transport:
+        if self._queue and self._enough_waits() and self._transport:
             self._transport.pause_reading()
+            self._paused = True
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Give up what is being answered: nobody reads it."""
@@ -139,8 +142,9 @@ class Connection(asyncio.Protocol):
         if self._queue:
             self.deadline = NEVER
             self._task = self._loop.create_task(self._answer(self._queue.popleft()))
-            if not self._enough_waits() and self._transport:
+            if self._paused and self._transport and not self._enough_waits():
                 self._transport.resume_reading()
+                self._paused = False
         elif self._reader.refusal:
             self._refuse(self._reader.refusal)
         else:

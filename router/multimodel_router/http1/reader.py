@@ -143,26 +143,31 @@ def require_acceptable(target: bytes, headers: Headers, version: str, limits: Li
     Raises:
         ApiError: it is not, or it does.
     """
-    size = len(target) + sum(len(name) + len(value) + 4 for name, value in headers)
+    size = len(target)
+    framing: dict[bytes, list[bytes]] = {b"host": [], b"transfer-encoding": [], b"content-length": []}
+    for name, value in headers:
+        size += len(name) + len(value) + 4
+        if name in framing:
+            framing[name].append(value)
     if size > limits.head_bytes or len(headers) > limits.headers:
         raise _head_too_large(limits)
     if version not in _VERSIONS:
         raise errors.ApiError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, f"HTTP/{version} is not spoken here.")
-    hosts = sum(name == b"host" for name, _ in headers)
-    if hosts > 1 or (hosts == 0 and version == "1.1"):
-        raise errors.invalid_request(f"A request needs one Host header; this one has {hosts}.")
-    codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+    hosts, codings, lengths = framing.values()
+    if len(hosts) > 1 or (not hosts and version == "1.1"):
+        raise errors.invalid_request(f"A request needs one Host header; this one has {len(hosts)}.")
     if codings and version == "1.0":
         raise errors.invalid_request("HTTP/1.0 knows no Transfer-Encoding; send a Content-Length.")
-    if codings not in ([], [b"chunked"]):
+    if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
         raise errors.ApiError(HTTPStatus.NOT_IMPLEMENTED, "The only Transfer-Encoding known here is 'chunked'.")
-    length = next((value for name, value in headers if name == b"content-length"), b"0")
-    if int(length) > limits.body_bytes:
+    if lengths and int(lengths[0]) > limits.body_bytes:
         raise _body_too_large(limits)
 
 
 def origin_form(target: str) -> str:
     """Return a target that was written for a proxy as its path and query (RFC 9112, 3.2.2), any other as it is."""
+    if target.startswith("/"):
+        return target
     absolute = re.match(r"https?://[^/?]*", target, re.IGNORECASE)
     if absolute is None:
         return target

@@ -43,8 +43,10 @@ class Reply:
         """What has to be sent before any more of the body."""
         self._chunked = False
         self._bodiless = False
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self._behind = False
+        """Whether the client is slower than what is written."""
+        self._caught_up: asyncio.Event | None = None
+        """Set when it no longer is; made for those who wait."""
         self._on_pressure: Callable[[bool], None] | None = None
 
     @property
@@ -60,15 +62,17 @@ class Reply:
     def start(self, status: int, headers: Headers) -> None:
         """Write the head; without a `content-length` the body goes out in chunks, or until the connection closes."""
         self.status = status
-        self._content_type = next((value for name, value in headers if name == b"content-type"), b"")
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b"Unknown"))]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        lines += [b"%b: %b\r\n" % header for header in self._extra]
+        of_name = dict(headers)
+        if b"date" not in of_name:
+            lines.append(b"date: %b\r\n" % _date(int(time.time())))
+        self._content_type = of_name.get(b"content-type", b"")
         self._bodiless = status in _NO_BODY or self._request.method == "HEAD"
-        sized = self._bodiless or any(name == b"content-length" for name, _ in headers)
+        sized = self._bodiless or b"content-length" in of_name
         self._chunked = not sized and self._request.can_chunk
         self.keep_alive = self.keep_alive and (sized or self._chunked)
-        if not any(name == b"date" for name, _ in headers):
-            headers = [*headers, (b"date", _date(int(time.time())))]
-        lines = [b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b"Unknown"))]
-        lines += [b"%b: %b\r\n" % header for header in (*headers, *self._extra)]
         if self._chunked:
             lines.append(b"transfer-encoding: chunked\r\n")
         if not self.keep_alive:
@@ -113,16 +117,21 @@ class Reply:
     def throttle(self, on_pressure: Callable[[bool], None] | None) -> None:
         """Tell `on_pressure` True when the client is slower than what is written, False when it has caught up."""
         self._on_pressure = on_pressure
-        if on_pressure and not self._writable.is_set():
+        if on_pressure and self._behind:
             on_pressure(True)
 
     async def writable(self) -> None:
         """Return when the client has caught up."""
-        await self._writable.wait()
+        while self._behind:
+            self._caught_up = self._caught_up or asyncio.Event()
+            await self._caught_up.wait()
 
     def pressure(self, high: bool) -> None:
         """Take the transport's word on how full its buffer is."""
-        (self._writable.clear if high else self._writable.set)()
+        self._behind = high
+        if self._caught_up and not high:
+            self._caught_up.set()
+            self._caught_up = None
         if self._on_pressure:
             self._on_pressure(high)
 

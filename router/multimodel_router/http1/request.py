@@ -16,6 +16,14 @@ _numbers = itertools.count(1)
 _ACCEPTABLE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
+def first_header(headers: Headers, name: bytes) -> bytes | None:
+    """Return the value of the first header with this lower-case name."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
 @dataclass(slots=True)
 class Request:
     """One request; `id` is the client's `x-request-id` or one made here, and stands in `headers` too."""
@@ -32,8 +40,9 @@ class Request:
 
     def __post_init__(self) -> None:
         given = self.header(REQUEST_ID)
+        if given is not None:
+            self.headers = [header for header in self.headers if header[0] != REQUEST_ID]
         self.id = given if given and _ACCEPTABLE_ID.fullmatch(given) else b"%s-%x" % (_PROCESS, next(_numbers))
-        self.headers = [header for header in self.headers if header[0] != REQUEST_ID]
         self.headers.append((REQUEST_ID, self.id))
 
     @property
@@ -43,4 +52,4 @@ class Request:
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first header with this lower-case name."""
-        return next((value for key, value in self.headers if key == name), None)
+        return first_header(self.headers, name)
