@@ -1,5 +1,6 @@
 """Writes the CustomResourceDefinition from the manifest types: `python -m multimodel_api.crd > crds/…yaml`."""
 
+import itertools
 import sys
 from typing import Any
 
@@ -16,6 +17,7 @@ PRINTER_COLUMNS = (
     {"name": "Default", "type": "string", "jsonPath": ".status.defaultModel"},
     {"name": "URL", "type": "string", "jsonPath": ".status.url"},
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {"name": "Models", "type": "string", "priority": 1, "jsonPath": ".status.summary"},
     {"name": "Reason", "type": "string", "priority": 1, "jsonPath": '.status.conditions[?(@.type=="Ready")].reason'},
     {"name": "Message", "type": "string", "priority": 1, "jsonPath": '.status.conditions[?(@.type=="Ready")].message'},
 )
@@ -36,7 +38,7 @@ def structural_schema(schema: dict[str, Any]) -> dict[str, Any]:
         if "$ref" in node:
             node = definitions[node.pop("$ref").rsplit("/", 1)[1]] | node
         if "anyOf" in node and "x-kubernetes-int-or-string" not in node:  # int | str carries a marker of its own
-            return convert(_without_union(node))
+            return convert(_without_union(node, definitions))
         if "x-kubernetes-int-or-string" in node:
             return {key: node[key] for key in ("description", "x-kubernetes-int-or-string") if key in node}
         kept = {key: value for key, value in node.items() if key in _KEPT or key.startswith("x-kubernetes-")}
@@ -50,9 +52,12 @@ def structural_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return convert(schema)
 
 
-def _without_union(node: dict[str, Any]) -> dict[str, Any]:
-    """Fold `X | None` into X, which a structural schema leaves out of `required`."""
+def _without_union(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Fold `X | None` into X, which a structural schema leaves out of `required`, and lists of words into one."""
     arms = [arm for arm in node.pop("anyOf") if arm.get("type") != "null"]
+    words = [definitions.get(arm.get("$ref", "").rsplit("/", 1)[-1], arm).get("enum", []) for arm in arms]
+    if len(arms) > 1 and all(words):
+        return {"type": "string", "enum": sorted(itertools.chain(*words))} | node
     if len(arms) != 1:
         raise ValueError(f"a union of {len(arms)} types has no structural schema: {arms}")
     folded: dict[str, Any] = arms[0] | node

@@ -8,6 +8,9 @@ from multimodel_api.pod_status import Pod
 
 _SHORT_OF = re.compile(r"Insufficient ([a-z0-9.-]+/[A-Za-z0-9._-]*[A-Za-z0-9])")
 """How the scheduler names a device that no node has enough of."""
+_NO_NODE_IS_LARGE_ENOUGH = "Preemption is not helpful"
+_OTHERS_HAVE_IT = "No preemption victims found"
+"""What it says of nodes, as to whether ending other pods there would help."""
 
 
 def devices_of(pod: Pod) -> frozenset[str]:
@@ -24,10 +27,15 @@ def devices_of(pod: Pod) -> frozenset[str]:
 
 
 def short_of(pod: Pod) -> frozenset[str]:
-    """Return the devices that keep the scheduler from finding a node for a pod."""
-    if not pod_status.is_unschedulable(pod):
+    """Return the devices that keep the scheduler from finding a node for a pod, and that it would find if others left.
+
+    A pod that asks for more than any node has in all is short of nothing that anybody could give.
+    """
+    words = pod_status.condition(pod, "PodScheduled").get("message") or ""
+    is_hopeless = _NO_NODE_IS_LARGE_ENOUGH in words and _OTHERS_HAVE_IT not in words
+    if is_hopeless or not pod_status.is_unschedulable(pod):
         return frozenset()
-    return frozenset(_SHORT_OF.findall(pod_status.condition(pod, "PodScheduled").get("message") or ""))
+    return frozenset(_SHORT_OF.findall(words))
 
 
 def may_get_room(pods: Iterable[Pod], neighbours: Iterable[Pod]) -> bool:

@@ -84,11 +84,15 @@ def _pod_end(pod: Pod) -> LoadFailure | None:
 
 
 def _container_end(container: ContainerStatus, end: Mapping[str, Any]) -> LoadFailure:
-    """Return why a container ended: its own words, or how it looks from outside."""
+    """Return why a container ended: its own words, or how it looks from outside.
+
+    Where memory runs out the kernel may kill a server's engine alone: of that, the server does not know why.
+    """
     typed = LoadFailure.parse(end.get("message") or "")
-    if typed:
+    is_out_of_memory = end.get("reason") == "OOMKilled"
+    if typed and not (is_out_of_memory and typed.reason is FailureReason.ENGINE_CRASHED):
         return typed
-    if end.get("reason") == "OOMKilled":
+    if is_out_of_memory:
         return LoadFailure(
             reason=FailureReason.OOM_KILLED,
             message=f"the container {container['name']} was killed for using more memory than its limit; "

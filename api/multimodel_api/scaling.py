@@ -34,6 +34,13 @@ class Scaling(Document):
         description="Unload the model when it has had no request for so long, whatever minReplicas is; never when "
         "unset. The next request loads it.",
     )
+    wait_seconds: int | None = Field(
+        None,
+        ge=1,
+        le=86400,
+        description="Longest time that a request is held while the model loads; the router's waiting.maxSeconds when "
+        "unset.",
+    )
     target_requests: int = Field(
         16, ge=1, le=65536, description="Requests, running and waiting, for each replica that the autoscaler aims at."
     )

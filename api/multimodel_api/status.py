@@ -38,6 +38,13 @@ class ConditionReason(StrEnum):
     TOO_LARGE = "TooLarge"
 
 
+class WaitReason(StrEnum):
+    """Why a model that is wanted does not load yet though nothing fails: others have what it needs."""
+
+    WAITING_FOR_DEVICE = "WaitingForDevice"
+    WAITING_FOR_PLACE = "WaitingForPlace"
+
+
 class Condition(Document):
     """A Kubernetes condition."""
 
@@ -129,8 +136,12 @@ class ModelStatus(Document):
     )
     state: ModelState = Field(description="As the lifecycle routes say it.")
     since: str | None = Field(None, description="Since when it is.", json_schema_extra={"format": "date-time"})
-    reason: FailureReason | None = Field(None, description="Why the model, or one of its replicas, fails.")
-    message: str | None = Field(None, max_length=1024, description="What failed, and what to do.")
+    reason: FailureReason | WaitReason | None = Field(
+        None, description="Why the model, or one of its replicas, fails, or what it waits for."
+    )
+    message: str | None = Field(
+        None, max_length=1024, description="What failed, and what to do; or who has what is waited for."
+    )
     replicas: int = Field(0, description="Replicas that are wanted; 0 for an unloaded model.")
     ready_replicas: int = Field(0, description="Replicas that can answer.")
     restarts: int = Field(0, description="Restarts of the containers that there are.")
@@ -149,6 +160,11 @@ class ModelStatus(Document):
         description="Since when every call to a router has failed; routers write it.",
         json_schema_extra={"format": "date-time"},
     )
+
+    @property
+    def failure(self) -> FailureReason | None:
+        """Why the model fails; None where it only waits."""
+        return self.reason if isinstance(self.reason, FailureReason) else None
 
 
 class MultiModelStatus(Document):
@@ -169,6 +185,11 @@ class MultiModelStatus(Document):
     )
     url: str | None = Field(None, description="Base URL for OpenAI clients inside the cluster.")
     loaded: str | None = Field(None, description="Loaded models of all, for example 1/2.")
+    summary: str | None = Field(
+        None,
+        description="What the models do in one line, those that fail first, for example "
+        "`OOMKilled: gguf; loaded: llama, qwen`.",
+    )
     models: Annotated[
         list[ModelStatus],
         Field(

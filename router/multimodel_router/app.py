@@ -21,7 +21,7 @@ from multimodel_router.fleet import Fleet
 from multimodel_router.fleet.probe import Probe
 from multimodel_router.lifecycle import Lifecycle
 from multimodel_router.metrics import Metrics
-from multimodel_router.relay import find_model
+from multimodel_router.relay import find_model, until_synced
 
 LifecycleAction = Callable[[LifecycleRequest, str], Awaitable[LifecycleReply]]
 
@@ -61,6 +61,7 @@ def _add_model_routes(app: FastAPI, control: Control) -> None:
 
     @app.get("/v1/models")
     async def list_models(request: Request) -> Response:
+        await until_synced(fleet)
         caller = access.caller(request.headers.raw, None, None)
         default = [ModelCard(id=names.DEFAULT_MODEL_ID, created=created)]
         shown = default if visible(caller, fleet.catalog.default) else []
@@ -69,6 +70,7 @@ def _add_model_routes(app: FastAPI, control: Control) -> None:
 
     @app.get("/v1/models/{model_id:path}")
     async def show_model(request: Request, model_id: str) -> Response:
+        await until_synced(fleet)
         model = find_model(fleet.catalog, access, request.headers.raw, model_id)
         access.caller(request.headers.raw, None, model)
         view = fleet.view(model.name)
@@ -97,6 +99,7 @@ def _lifecycle_route(
             wanted = LifecycleRequest.model_validate_json(await request.body())
         except ValidationError as error:
             raise errors.from_validation(error) from error
+        await until_synced(control.fleet)
         model = control.fleet.catalog.find(wanted.model_id)
         caller = control.access.caller(request.headers.raw, right, model)
         reply = await action(wanted, caller.name)

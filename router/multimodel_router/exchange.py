@@ -63,14 +63,13 @@ class Failure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What every exchange works with; `wait` in seconds."""
+    """What every exchange works with."""
 
     fleet: VettedFleet
     waiting: WaitingRoom
     endpoints: Endpoints
     upstream: Upstream
     metrics: Metrics
-    wait: float
     resume: bool
     balance: Balance
 
@@ -85,7 +84,8 @@ class Exchange:
         self._reply = reply
         self._stream = stream
         self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + desk.wait
+        self._patience = desk.waiting.patience(model)
+        self._deadline = self._loop.time() + self._patience
         self._headers = _passed_on(call.request.headers, _NOT_IN_REQUESTS)
         if stream and desk.resume:
             self._headers.append((_RESUMABLE, b"1"))
@@ -133,7 +133,7 @@ class Exchange:
                     async with comforting(desk.fleet, self._model, self._reply, stream=self._stream):
                         return await desk.waiting.until_ready(self._model, self._call.caller)
         except TimeoutError as cause:
-            raise desk.waiting.waited_too_long(self._model, desk.wait) from cause
+            raise desk.waiting.waited_too_long(self._model) from cause
 
     async def _attempt(self, lease: Lease) -> Failure | None:
         """Pass the answer on; return why that has to be tried again, None when the answer is whole."""
@@ -199,7 +199,7 @@ class Exchange:
         try:
             await response.splice(self._confirmed(lease) if state else self._direct(lease))
         finally:
-            self._deadline = self._loop.time() + self._desk.wait  # a stream that breaks has as long to go on
+            self._deadline = self._loop.time() + self._patience  # a stream that breaks has as long to go on
         if state and not self._markers.ended:
             raise ConnectionBrokenError("the stream ended without its last marker, by a fault of its server")
 
@@ -254,7 +254,7 @@ class Exchange:
             if self._failures == MAX_BROKEN:
                 raise self._broke_again_and_again()
         if self._loop.time() > self._deadline:
-            raise self._desk.waiting.waited_too_long(self._model, self._desk.wait)
+            raise self._desk.waiting.waited_too_long(self._model)
 
     def _note_resumption(self, response: Response) -> None:
         """Count a broken stream that goes on; raises ApiError when this server cannot go on with it."""

@@ -50,6 +50,12 @@ class Front:
             self._note_outcome(call)
             call.log(self._access_log, loop.time())
 
+    def note_refusal(self, request: Request, reply: Reply) -> None:
+        """Log what was no request."""
+        now = asyncio.get_running_loop().time()
+        call = Call(request, now, status=reply.status, first_byte=reply.first_byte, bytes_sent=reply.bytes_sent)
+        call.log(self._access_log, now)
+
     def _note_outcome(self, call: Call) -> None:
         if call.model is not None and call.succeeded is not None:
             self._outcomes.note(call.model.name, succeeded=call.succeeded, now=time.time())

@@ -7,16 +7,15 @@ from multimodel_api.manifest import Model
 from multimodel_api.state import ModelState
 from multimodel_api.status import CommandAction, LastCommand
 from multimodel_router.fleet import Fleet, FleetUnavailableError, ModelView
-from multimodel_router.waiting import WaitingRoom, command, load_timeout
+from multimodel_router.waiting import WaitingRoom, command
 
 
 class Lifecycle:
     """Acts on a fleet for the lifecycle routes; ids are echoed as they came, `by` is the name of the caller's key."""
 
-    def __init__(self, fleet: Fleet, waiting: WaitingRoom, wait: float) -> None:
+    def __init__(self, fleet: Fleet, waiting: WaitingRoom) -> None:
         self._fleet = fleet
         self._waiting = waiting
-        self._wait = wait
 
     async def status(self, wanted: LifecycleRequest, by: str) -> LifecycleReply:  # noqa: ARG002  (anybody may ask)
         """Tell how a model fares."""
@@ -49,10 +48,10 @@ class Lifecycle:
         if model is None:
             return _not_found(model_id)
         try:
-            async with asyncio.timeout(self._wait):
+            async with asyncio.timeout(self._waiting.patience(model)):
                 await self._load(model, command(CommandAction.RELOAD, by, wanted.reason))
         except TimeoutError:
-            return _internal_error(model_id, str(load_timeout(self._view(model), self._wait)))
+            return _internal_error(model_id, str(self._waiting.load_timeout(model)))
         except FleetUnavailableError as unavailable:
             return _internal_error(model_id, str(unavailable))
         return self._reply(model_id, model)

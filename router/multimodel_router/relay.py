@@ -13,6 +13,7 @@ from multimodel_router.addressed import read_addressed
 from multimodel_router.call import Call
 from multimodel_router.catalog import Catalog
 from multimodel_router.exchange import Desk, Exchange, error_event
+from multimodel_router.fleet import Fleet
 from multimodel_router.http1.reply import Reply
 from multimodel_router.http1.request import Headers, Request
 
@@ -48,26 +49,27 @@ class Relay:
             ApiError: the answer is an error of the router's own.
         """
         addressed = read_addressed(call.request.body)
-        if not self._desk.fleet.synced:
-            await self._until_synced()
+        await until_synced(self._desk.fleet)
         call.model = find_model(self._desk.fleet.catalog, self._access, call.request.headers, addressed.model)
         call.caller = self._access.caller(call.request.headers, Action.INFER, call.model).name
         with self._desk.metrics.under_way(call.model.name):
             await Exchange(self._desk, call, call.model, reply, stream=bool(addressed.stream)).run()
 
-    async def _until_synced(self) -> None:
-        """Wait until the fleet has been seen, as models that are there would look unknown; raises the 503."""
-        fleet = self._desk.fleet
-        try:
-            async with asyncio.timeout(SYNC_SECONDS):
-                while not fleet.synced:
-                    await fleet.changed()
-        except TimeoutError as cause:
-            raise errors.server_error(
-                "The router has not seen yet which models there are; its log says why.",
-                status=HTTPStatus.SERVICE_UNAVAILABLE,
-                code="fleet_unavailable",
-            ) from cause
+
+async def until_synced(fleet: Fleet) -> None:
+    """Wait until the fleet has been seen, as models that are there would look unknown; raises the 503."""
+    if fleet.synced:
+        return
+    try:
+        async with asyncio.timeout(SYNC_SECONDS):
+            while not fleet.synced:
+                await fleet.changed()
+    except TimeoutError as cause:
+        raise errors.server_error(
+            "The router has not seen yet which models there are; its log says why.",
+            status=HTTPStatus.SERVICE_UNAVAILABLE,
+            code="fleet_unavailable",
+        ) from cause
 
 
 def find_model(catalog: Catalog, access: Access, headers: Headers, model_id: str | None) -> Model:

@@ -24,7 +24,7 @@ from multimodel_router.outcomes import Outcomes
 from multimodel_router.relay import Relay
 from multimodel_router.settings import Settings
 from multimodel_router.upstream import Upstream
-from multimodel_router.waiting import AbandonedLoads, WaitingRoom
+from multimodel_router.waiting import WaitingRoom
 
 
 class Router:
@@ -38,25 +38,22 @@ class Router:
         probe = Probe(upstream)
         self.fleet = VettedFleet(fleet, probe, loads, self.metrics)
         self._endpoints = Endpoints(probe)
-        self.waiting = WaitingRoom(
-            self.fleet, self.metrics, loads, settings.waiting, AbandonedLoads(settings.waiting.abandoned_loads)
-        )
+        self.waiting = WaitingRoom(self.fleet, self.metrics, loads, settings.waiting)
         desk = Desk(
             fleet=self.fleet,
             waiting=self.waiting,
             endpoints=self._endpoints,
             upstream=upstream,
             metrics=self.metrics,
-            wait=settings.waiting.seconds,
             resume=settings.resume,
             balance=Balance(settings.balance),
         )
         cors = Cors(settings.cors_origins)
-        lifecycle = Lifecycle(self.fleet, self.waiting, settings.waiting.seconds)
+        lifecycle = Lifecycle(self.fleet, self.waiting)
         app = create_app(Control(self.fleet, lifecycle, self._access, self.metrics, probe, lambda: self.site.closing))
         relay, outcomes = Relay(desk, self._access), Outcomes(self.fleet)
         front = Front(app, relay, cors, self.metrics, outcomes, AccessLog(settings.access_log))
-        self.site = Site(front.handle, limits, cors.headers)
+        self.site = Site(front.handle, limits, cors.headers, front.note_refusal)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 DEFAULT_PORT = 1234
@@ -56,12 +57,19 @@ class Bounds:
         return next((f"{limit} {what} already" for value, limit, what in checks if value > limit), None)
 
 
+class AbandonedLoads(StrEnum):
+    """What becomes of a load that a request began when nobody waits for it any more."""
+
+    FINISH = "finish"
+    CANCEL = "cancel"
+
+
 @dataclass(frozen=True, slots=True)
 class WaitingSettings(Bounds):
     """How requests wait for models to load, in each process; times in seconds."""
 
     seconds: float = 600.0
-    abandoned_loads: str = "finish"
+    abandoned_loads: AbandonedLoads = AbandonedLoads.FINISH
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,7 @@ def parse(arguments: Sequence[str]) -> Settings:
             bytes=given.max_waiting_bytes,
             bytes_per_model=min(given.max_waiting_bytes_per_model, given.max_waiting_bytes),
             seconds=given.wait_seconds,
-            abandoned_loads=given.abandoned_loads,
+            abandoned_loads=AbandonedLoads(given.abandoned_loads),
         ),
         balance=given.balance,
         resume=given.resume == "on",
@@ -194,8 +202,8 @@ def _add_waiting(group: argparse._ArgumentGroup) -> None:
         )
     group.add_argument(
         "--abandoned-loads",
-        default="finish",
-        choices=("finish", "cancel"),
+        default=defaults.abandoned_loads,
+        choices=[str(choice) for choice in AbandonedLoads],
         help="what becomes of a load when the last request that waited for it has gone (default: finish)",
     )
 

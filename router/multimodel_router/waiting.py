@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Coroutine, Iterator
 from datetime import UTC, datetime
-from enum import Enum, StrEnum, auto
+from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any
 
@@ -18,7 +18,7 @@ from multimodel_api.status import CommandAction, LastCommand
 from multimodel_router.fleet import Endpoint, Fleet, FleetUnavailableError, ModelView
 from multimodel_router.loads import LoadHistory
 from multimodel_router.metrics import Metrics
-from multimodel_router.settings import Bounds
+from multimodel_router.settings import AbandonedLoads, WaitingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +49,6 @@ def next_step(view: ModelView) -> Step | LoadFailure:
     return Step.WAIT
 
 
-class AbandonedLoads(StrEnum):
-    """What becomes of a load that a request began when nobody waits for it any more."""
-
-    FINISH = "finish"
-    CANCEL = "cancel"
-
-
 class WaitingRoom:
     """Holds requests until their model is ready; those of one model share one wake."""
 
@@ -64,14 +57,12 @@ class WaitingRoom:
         fleet: Fleet,
         metrics: Metrics,
         loads: LoadHistory,
-        bounds: Bounds = Bounds(),  # noqa: B008  (it is frozen)
-        abandoned: AbandonedLoads = AbandonedLoads.FINISH,
+        settings: WaitingSettings = WaitingSettings(),  # noqa: B008  (it is frozen)
     ) -> None:
         self._fleet = fleet
         self._metrics = metrics
         self._loads = loads
-        self._bounds = bounds
-        self._abandoned = abandoned
+        self._settings = settings
         self._requests: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
         self._wakes: dict[str, asyncio.Task[None]] = {}
@@ -142,9 +133,17 @@ class WaitingRoom:
         """Return in how many seconds a client may ask again, by how long this model's loads take."""
         return self._loads.retry_after(model.name, asyncio.get_running_loop().time())
 
-    def waited_too_long(self, model: Model, seconds: float) -> errors.ApiError:
+    def patience(self, model: Model) -> float:
+        """Return for how many seconds a request for a model is held."""
+        return model.scaling.wait_seconds or self._settings.seconds
+
+    def load_timeout(self, model: Model) -> LoadFailure:
+        """Return the failure of a load that has taken longer than anybody waits for it."""
+        return _load_timeout(self._fleet.view(model.name), self.patience(model))
+
+    def waited_too_long(self, model: Model) -> errors.ApiError:
         """Return the 503 for a request whose model did not get ready in time; the load goes on meanwhile."""
-        timeout = load_timeout(self._fleet.view(model.name), seconds)
+        timeout = self.load_timeout(model)
         return errors.ApiError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             f"The model '{model.api_id}' could not be loaded in time. {timeout}",
@@ -156,7 +155,7 @@ class WaitingRoom:
 
     def _require_room(self, model: Model, size: int) -> None:
         name = model.name
-        exceeded = self._bounds.exceeded(
+        exceeded = self._settings.exceeded(
             self._requests.total() + 1, self._bytes.total() + size, self._requests[name] + 1, self._bytes[name] + size
         )
         if exceeded:
@@ -198,7 +197,10 @@ class WaitingRoom:
         if self._requests[name] or name not in self._woken:
             return
         self._woken.discard(name)
-        if self._abandoned is AbandonedLoads.CANCEL and self._fleet.view(name).state is ModelState.RELOADING:
+        if (
+            self._settings.abandoned_loads is AbandonedLoads.CANCEL
+            and self._fleet.view(name).state is ModelState.RELOADING
+        ):
             self._do_beside(self._end_load(name))
 
     async def _end_load(self, name: str) -> None:
@@ -226,14 +228,15 @@ def command(
     return LastCommand(action=action, by=by, reason=reason, drain_seconds=drain_seconds, at=at)
 
 
-def load_timeout(view: ModelView, seconds: float) -> LoadFailure:
+def _load_timeout(view: ModelView, seconds: float) -> LoadFailure:
     """Return the failure that says how far a load came within the time it was given, or what it still waits for."""
     if view.failure:
         return LoadFailure(reason=view.failure.reason, message=f"not ready after {seconds:g} s: {view.failure.message}")
     phase = f"the load is in the phase {view.progress.phase}" if view.progress else "nothing is known of the load"
     return LoadFailure(
         reason=FailureReason.LOAD_TIMEOUT,
-        message=f"not ready after {seconds:g} s, {phase}; try again, or raise the router's --wait-seconds",
+        message=f"not ready after {seconds:g} s, {phase}; try again, or raise the model's scaling.waitSeconds, or the "
+        "router's waiting.maxSeconds (--wait-seconds)",
     )
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,19 @@ def test_a_union_of_two_types_is_refused() -> None:
         structural_schema(Mixed.model_json_schema())
 
 
+def test_a_union_of_lists_of_words_is_one_list() -> None:
+    class First(StrEnum):
+        A = "a"
+
+    class Second(StrEnum):
+        B = "b"
+
+    class Either(BaseModel):
+        word: First | Second | None = None
+
+    assert structural_schema(Either.model_json_schema())["properties"]["word"] == {"type": "string", "enum": ["a", "b"]}
+
+
 @pytest.mark.control_plane
 def test_kubectl_explains_and_lists(api_server: ControlPlane) -> None:
     explained = api_server.kubectl("explain", "mm.spec.models.scaling.idleSeconds")
@@ -99,5 +113,15 @@ def test_kubectl_explains_and_lists(api_server: ControlPlane) -> None:
     manifest = MULTIMODEL | {"metadata": {"name": "listed", "namespace": "default"}}
     api_server.kubectl("apply", "--filename=-", stdin=json.dumps(manifest))
     listed = api_server.kubectl("get", "mm", "listed", "--output=wide")
-    assert listed.split("\n")[0].split() == ["NAME", "READY", "LOADED", "DEFAULT", "URL", "AGE", "REASON", "MESSAGE"]
+    assert listed.split("\n")[0].split() == [
+        "NAME",
+        "READY",
+        "LOADED",
+        "DEFAULT",
+        "URL",
+        "AGE",
+        "MODELS",
+        "REASON",
+        "MESSAGE",
+    ]
     api_server.kubectl("delete", "mm", "listed")

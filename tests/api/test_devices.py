@@ -24,6 +24,15 @@ def test_the_scheduler_names_the_devices_that_are_short() -> None:
     assert short_of(pending(words, reason="SchedulingGated")) == frozenset()
 
 
+def test_a_pod_that_no_node_could_take_is_short_of_nothing_that_others_could_give() -> None:
+    lacking = f"0/2 nodes are available: 2 Insufficient {GPU}. no new claims to deallocate, preemption: 0/2 nodes are"
+    nowhere = pending(f"{lacking} available: 2 Preemption is not helpful for scheduling.")
+    assert short_of(nowhere) == frozenset()
+    assert not may_get_room([nowhere], [holding(GPU)])
+    one_is_small = f"{lacking} available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful."
+    assert short_of(pending(one_is_small)) == {GPU}
+
+
 def test_a_pod_has_devices_once_it_has_a_node() -> None:
     assert devices_of(holding(GPU, "cpu")) == {GPU}
     assert devices_of(holding(GPU, node=None)) == frozenset()

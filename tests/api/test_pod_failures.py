@@ -129,6 +129,15 @@ def test_oom_killed_says_what_to_raise() -> None:
     assert "resources.limits.memory" in failure.message
 
 
+def test_of_an_engine_that_was_killed_the_kubelet_knows_why() -> None:
+    said = LoadFailure(reason=FailureReason.ENGINE_CRASHED, message="The engine was killed by SIGKILL while it loaded.")
+    end = terminated(said.to_document(), reason="OOMKilled")
+    failure = pod_failure([pod(container(RUNNING, end, restartCount=1))])
+    assert failure is not None
+    assert failure.reason is FailureReason.OOM_KILLED
+    assert "resources.limits.memory" in failure.message
+
+
 @pytest.mark.parametrize("reason", ["Error", "OOMKilled"])
 def test_one_crash_is_left_to_the_kubelet(reason: str) -> None:
     end = terminated(reason=reason, exitCode=137)

@@ -4,8 +4,9 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,8 @@ def manifest() -> Callable[..., MultiModel]:
 
 def _with_script(model: dict[str, Any]) -> dict[str, Any]:
     script = json.dumps(model.get("standin", {}))
-    scaling = {"minReplicas": model.get("min", 0)}
-    kept = {key: value for key, value in model.items() if key not in ("standin", "min")}
+    scaling = {"minReplicas": model.get("min", 0), "waitSeconds": model.get("wait")}
+    kept = {key: value for key, value in model.items() if key not in ("standin", "min", "wait")}
     return {"env": [{"name": "STANDIN", "value": script}], "scaling": scaling} | kept
 
 
@@ -136,6 +137,18 @@ async def serving(fleet: Fleet, upstream: Upstream, wait_seconds: float, **more:
         async with openai:
             yield Running(server.url, router.fleet, router.metrics, endpoints, router.site, http, openai, stop)
     await stop()
+
+
+@pytest.fixture
+def stand_in() -> Callable[[Launch], list[str]]:
+    """Make the command line of a stand-in."""
+    return standin_command
+
+
+@pytest.fixture
+def serve() -> Callable[[Fleet, Upstream], AbstractAsyncContextManager[Running]]:
+    """Run a router over a fleet."""
+    return partial(serving, wait_seconds=DEADLINE)
 
 
 @pytest.fixture

@@ -73,6 +73,17 @@ async def test_text(start: Start, lines: Lines) -> None:
     assert "forged" not in unknown
 
 
+async def test_what_is_no_request_is_logged_too(start: Start, lines: Lines) -> None:
+    router = await start("json")
+    reader, writer = await asyncio.open_connection(*router.http.base_url.netloc.decode().split(":"))
+    writer.write(b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000 + b"\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 431 ")
+    writer.close()
+    (line,) = lines()
+    said = json.loads(line)
+    assert (said["status"], said["peer"], said["method"], said["path"]) == (431, "127.0.0.1", "", "")
+
+
 async def test_retries_are_counted(start: Start, lines: Lines, tmp_path: Path) -> None:
     router = await start("json")
     refused = {"fault": "unavailable", "once": str(tmp_path / "once")}

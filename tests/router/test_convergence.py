@@ -27,7 +27,8 @@ from multimodel_router.fleet.vetted import VettedFleet
 from multimodel_router.lifecycle import Lifecycle
 from multimodel_router.loads import LoadHistory
 from multimodel_router.metrics import Metrics
-from multimodel_router.waiting import AbandonedLoads, Step, WaitingRoom, next_step
+from multimodel_router.settings import AbandonedLoads, WaitingSettings
+from multimodel_router.waiting import Step, WaitingRoom, next_step
 
 SPEC = MultiModelSpec.model_validate({"models": [{"name": "m", "plain": {"modelId": "m"}}]})
 MODEL = SPEC.models[0]
@@ -192,8 +193,8 @@ class Router:
         self._cluster = cluster
         loads, metrics = LoadHistory(), Metrics()
         self.fleet = VettedFleet(StaleFleet(cluster), Asking(cluster), loads, metrics)
-        self.waiting = WaitingRoom(self.fleet, metrics, loads, abandoned=abandoned)
-        self.lifecycle = Lifecycle(self.fleet, self.waiting, 60.0)
+        self.waiting = WaitingRoom(self.fleet, metrics, loads, WaitingSettings(abandoned_loads=abandoned))
+        self.lifecycle = Lifecycle(self.fleet, self.waiting)
 
     async def request(self) -> str:
         """Be answered, as an exchange does it; returns what the client gets."""

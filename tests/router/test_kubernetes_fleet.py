@@ -176,6 +176,21 @@ async def test_loaded_models_are_served_while_the_api_server_is_away(
     await router.until("math", "unloaded")
 
 
+async def test_a_list_of_models_waits_until_the_fleet_has_been_seen(
+    proxy: Proxy, cluster: Any, manifest: Any, join: Start
+) -> None:
+    await cluster.apply(manifest([MODEL]))
+    proxy.go_away()
+    router = await join(models=None)
+    listing = asyncio.create_task(router.http.get("/v1/models"))
+    asked = asyncio.create_task(router.http.post("/v1/models/status", json={"model_id": "math"}))
+    assert (await router.http.get("/health/ready")).status_code == 503
+    assert not listing.done()
+    proxy.cut = False
+    assert [card["id"] for card in (await listing).json()["data"]] == ["default", "math"]
+    assert (await asked).json()["status"] == "unloaded"
+
+
 async def test_the_router_as_a_process(cluster: Any, manifest: Any, tmp_path: Path, until: Any) -> None:
     await cluster.apply(manifest([MODEL]))
     options = ["--fleet=kubernetes", "--multimodel=mm", f"--namespace={cluster.namespace}", "--port=0"]

@@ -12,8 +12,8 @@ from multimodel_router.catalog import Catalog
 from multimodel_router.fleet import Changes, Endpoint, FleetUnavailableError, ModelView
 from multimodel_router.loads import LoadHistory
 from multimodel_router.metrics import Metrics
-from multimodel_router.settings import Bounds
-from multimodel_router.waiting import AbandonedLoads, Step, WaitingRoom, command, next_step, untried
+from multimodel_router.settings import AbandonedLoads, Bounds, WaitingSettings
+from multimodel_router.waiting import Step, WaitingRoom, command, next_step, untried
 
 READY = (Endpoint("192.0.2.1", 8000),)
 OTHER = Endpoint("192.0.2.2", 8000)
@@ -120,12 +120,12 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def room(fleet: ScriptedFleet, metrics: Metrics) -> WaitingRoom:
-    return WaitingRoom(fleet, metrics, LoadHistory(), Bounds(requests=2, requests_per_model=2, bytes=100))
+    return WaitingRoom(fleet, metrics, LoadHistory(), WaitingSettings(requests=2, requests_per_model=2, bytes=100))
 
 
 @pytest.fixture
 def cancelling(fleet: ScriptedFleet, metrics: Metrics) -> WaitingRoom:
-    return WaitingRoom(fleet, metrics, LoadHistory(), abandoned=AbandonedLoads.CANCEL)
+    return WaitingRoom(fleet, metrics, LoadHistory(), WaitingSettings(abandoned_loads=AbandonedLoads.CANCEL))
 
 
 async def wait(room: WaitingRoom, size: int = 1, *, again: bool = False) -> tuple[Endpoint, ...]:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from multimodel_router import comfort
-from multimodel_router.settings import WaitingSettings
+from multimodel_router.settings import AbandonedLoads, WaitingSettings
 
 MATH = {"name": "abacus", "alias": "math"}
 BAD_WEIGHTS = {"reason": "BadWeights", "message": "model.safetensors: the file is truncated; download it again"}
@@ -140,7 +140,9 @@ async def test_a_client_that_leaves_makes_room(start_on_processes: Start, gate: 
 async def test_a_load_that_nobody_waits_for_ends_where_that_is_wanted(
     start_router: Start, gate: Gate, until: Any
 ) -> None:
-    router = await start_router([gate.model], settings={"waiting": WaitingSettings(abandoned_loads="cancel")})
+    router = await start_router(
+        [gate.model], settings={"waiting": WaitingSettings(abandoned_loads=AbandonedLoads.CANCEL)}
+    )
     first, second = ask(router), ask(router)
     await until_held(router, until, 2)
     await router.until("math", "reloading")
@@ -270,6 +272,20 @@ async def test_a_wait_that_takes_too_long_ends_the_stream_that_has_begun(
     router = await start_on_processes([gate.model], settings={"waiting": WaitingSettings(seconds=0.5)})
     reply = await router.http.post("/v1/chat/completions", json=chat(stream=True))
     assert json.loads(reply.text.split("data: ")[-1])["error"]["code"] == "LoadTimeout"
+
+
+async def test_a_model_may_bound_how_long_its_own_requests_wait(start_on_processes: Start, gate: Gate) -> None:
+    impatient, patient = gate.model | {"wait": 1}, gate.model | {"name": "scribe", "alias": "text"}
+    router = await start_on_processes([impatient, patient])
+    patiently = ask(router, model="text")
+    refused = await router.http.post("/v1/chat/completions", json=chat(model="math"))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "LoadTimeout")
+    assert "waitSeconds" in refused.json()["error"]["message"]
+    reloaded = await router.http.post("/v1/models/reload", json={"model_id": "math"})
+    assert reloaded.json()["status"] == "internal_error"
+    assert not patiently.done()
+    gate.open()
+    assert (await patiently).status_code == 200
 
 
 @pytest.mark.parametrize("unloads", [1, 3])

@@ -30,6 +30,8 @@ class Site:
     handler: Handler
     limits: Limits = field(default_factory=Limits)
     extra_headers: ExtraHeaders = lambda _: ()
+    refused: Callable[[Request, Reply], None] = lambda _request, _reply: None
+    """Told of what was no request: one without method and target, and what it was answered."""
     closing: bool = False
     connections: set["Connection"] = field(default_factory=set)
 
@@ -200,7 +202,9 @@ class Connection(asyncio.Protocol):
         transport = cast("asyncio.Transport", self._transport)
         self._refused = True
         nothing = Request("", "", [], self._peer, keep_alive=False, can_chunk=False)
-        Reply(nothing, transport, ()).document(refusal.status, refusal.body, refusal.headers.items())
+        reply = Reply(nothing, transport, ())
+        reply.document(refusal.status, refusal.body, refusal.headers.items())
+        self._site.refused(nothing, reply)
         self.deadline = self._loop.time() + self._limits.linger_seconds
         if transport.can_write_eof():
             transport.write_eof()
