@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CRD := crds/multimodel.dev_multimodels.yaml
 CHART_CRD := charts/multimodel/files/crd.yaml
 
-.PHONY: help up test check e2e bench bench-router bench-router-faults bench-operator soak crds cluster system-packages clean
+.PHONY: help up test check e2e bench bench-router bench-router-faults bench-operator bench-gpu test-gpu soak crds cluster system-packages clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -51,7 +51,7 @@ system-packages: ## install the Debian packages that the test cluster and the br
 
 e2e: $(VENV)/.dev ## end-to-end tests on a real node (root, Debian; see CONTRIBUTING.md)
 	@$(BIN)/python -m multimodel_testbed build
-	$(BIN)/python -m pytest -m cluster tests/testbed tests/cluster
+	$(BIN)/python -m pytest -m cluster tests/testbed tests/router tests/cluster
 
 cluster: $(VENV)/.dev ## leave a real one-node cluster running and print its kubeconfig
 	@$(BIN)/python -m multimodel_testbed build
@@ -68,6 +68,12 @@ bench-router-faults: $(VENV)/.dev ## break things around two routers and count w
 
 bench-operator: $(VENV)/.dev ## measure the operator with 1, 100 and 1000 MultiModels
 	$(BIN)/python benches/operator_scale.py
+
+bench-gpu: $(VENV)/.dev ## measure the GPU path against its floors (one CUDA device, 29 GB of disk; 8 minutes)
+	$(BIN)/python benches/gpu.py --log
+
+test-gpu: $(VENV)/.dev ## correctness on a CUDA device: kernels, graphs, greedy tokens, sleep
+	$(BIN)/python -m pytest tests/modelserver/gpu tests/modelserver/kernels
 
 soak: $(VENV)/.dev ## ten minutes of ill-behaved clients: leaks, hangs and losses
 	$(BIN)/python benches/soak.py

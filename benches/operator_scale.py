@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from rich.console import Console
 from rich.table import Table
 
 from multimodel_testbed.control_plane import DEFAULT_CONTROLLERS, ControlPlane, control_plane
-from multimodel_testbed.faults import faulty_way
+from multimodel_testbed.faults import controllers_on, faulty_way
 
 ROOT = Path(__file__).parents[1]
 CRD = ROOT / "crds" / "multimodel.dev_multimodels.yaml"
@@ -168,7 +169,10 @@ async def measure_restart(running: Running, number: int, result: Result) -> None
 
 
 async def measure_outage(api: Api, way: Any, namespace: str, result: Result, seconds: float) -> None:
-    """Let the API server answer 503, edit meanwhile, and see how long after its return the edit is done."""
+    """Let the API server answer 503 to the operator, and to controllers that go its way; edit meanwhile.
+
+    Tells how long after its return the edit is done.
+    """
     way.status = 503
     await asyncio.sleep(seconds - 1)
     await api.call("PATCH", *max_seqs(namespace, "mm-0", 5))
@@ -199,7 +203,8 @@ async def measure(plane: ControlPlane, folder: Path, chosen: argparse.Namespace)
         with faulty_way(plane, folder) as way, operator(way.kubeconfig, folder / "again.log") as running:
             await measure_restart(running, sum(chosen.sizes) + 1, result)
             if chosen.outage_seconds:
-                await measure_outage(api, way, f"bench-{largest}", result, chosen.outage_seconds)
+                with controllers_on(plane, way) if chosen.with_controllers else nullcontext():
+                    await measure_outage(api, way, f"bench-{largest}", result, chosen.outage_seconds)
     return result
 
 
@@ -251,7 +256,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 100, 1000], help="MultiModels created at once")
     parser.add_argument("--edits", type=int, default=10, help="edits measured at the largest size")
-    parser.add_argument("--with-controllers", action="store_true", help="let the controller manager work all the time")
+    parser.add_argument(
+        "--with-controllers",
+        action="store_true",
+        help="let the controller manager work all the time, and suffer the outage",
+    )
     parser.add_argument("--outage-seconds", type=float, default=0, help="length of the outage; 0 for none")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, control_plane(DEFAULT_CONTROLLERS) as plane:

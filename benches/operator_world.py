@@ -184,7 +184,7 @@ def control_plane_cpu() -> float:
 
 @contextmanager
 def operator(kubeconfig: Path, log_file: Path) -> Iterator[Running]:
-    command = [sys.executable, *(os.environ.get("OPWRAP") or "-m multimodel_operator").split(), "--health-port=0"]
+    command = [sys.executable, "-m", "multimodel_operator", "--health-port=0"]
     with log_file.open("wb") as log:
         process = subprocess.Popen(command, env={**os.environ, "KUBECONFIG": str(kubeconfig)}, stdout=log, stderr=log)
     try:

@@ -1,5 +1,6 @@
-"""What test folders share: a real API server that knows MultiModels."""
+"""What test folders share: a real API server that knows MultiModels, and Triton without a device."""
 
+import os
 import ssl
 import time
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from multimodel_testbed.control_plane import ControlPlane, control_plane
 
 SECONDS = 60.0
 CRD = Path(__file__).parents[1] / "crds" / "multimodel.dev_multimodels.yaml"
+
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton, which asks for it as kernels are defined
 
 
 @pytest.fixture(scope="session")

@@ -116,14 +116,18 @@ class Answer:
         self._unsaid = []
         return pieces
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """Yield the answer as it comes; leaving early cancels the request. Raises `ApiError`."""
+    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
+        """Yield the answer as it comes, together what came at once; leaving early cancels the request.
+
+        Raises:
+            ApiError: the answer failed.
+        """
         plan = self._plan
         self._metrics.prompt_tokens.inc(len(plan.prompt_ids))
         reason = "cancelled"
         if self._last is not None:
             self._metrics.completed(self._last.finish_reason or reason)
-            yield self._last
+            yield [self._last]
             return
         try:
             with self._supervisor.generation(
@@ -135,13 +139,14 @@ class Answer:
                 output_ids=[] if plan.beginning is None else plan.beginning.token_ids,
             ) as generation:
                 async for tokens in generation.tokens():
-                    self._measure(tokens)
-                    piece = self._next(tokens)
-                    if piece is None:
+                    told = [tokens, *generation.came()]
+                    self._measure(told)
+                    pieces = self._grown(told)
+                    if not pieces:
                         continue
-                    reason = piece.finish_reason or reason
-                    yield piece
-                    if piece.finish_reason:
+                    reason = pieces[-1].finish_reason or reason
+                    yield pieces
+                    if pieces[-1].finish_reason:
                         return
         except GenerationError as error:
             reason = "error"
@@ -153,6 +158,17 @@ class Answer:
         """Return a token of the beginning as the engine tells of one; nobody sees its log-probability again."""
         logprobs = None if self.sampling.logprobs is None else [TokenLogprobs(token_id, 0.0)]
         return Tokens("", [token_id], "length" if is_last else None, logprobs)
+
+    def _grown(self, told: list[Tokens]) -> list[Piece]:
+        """Return the pieces that tokens make; what comes after the answer's end is not read."""
+        pieces: list[Piece] = []
+        for tokens in told:
+            piece = self._next(tokens)
+            if piece is not None:
+                pieces.append(piece)
+                if piece.finish_reason:
+                    break
+        return pieces
 
     def _next(self, tokens: Tokens) -> Piece | None:
         """Return what the answer grows by, if it does."""
@@ -198,12 +214,12 @@ class Answer:
         reason = "stop" if self._reader.stopped else of_engine
         return "tool_calls" if reason == "stop" and self._reader.has_called else reason
 
-    def _measure(self, tokens: Tokens) -> None:
+    def _measure(self, told: list[Tokens]) -> None:
         if self._plan.beginning is None:
-            self.cached_tokens = self.cached_tokens or tokens.cached_tokens
-        if tokens.prompt_logprobs is not None:
-            self.prompt_logprobs = tokens.prompt_logprobs
-        count = len(tokens.token_ids)
+            self.cached_tokens = self.cached_tokens or told[0].cached_tokens
+        if told[0].prompt_logprobs is not None:
+            self.prompt_logprobs = told[0].prompt_logprobs
+        count = sum(len(tokens.token_ids) for tokens in told)
         if not count:
             return
         now = time.monotonic()

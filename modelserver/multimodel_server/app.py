@@ -11,7 +11,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from multimodel_api.anthropic import is_messages_path, messages_error
 from multimodel_api.errors import ApiError, server_error
 from multimodel_api.readiness import MODEL_HEADER, model_header
-from multimodel_server.routes import chat, completions, embeddings, health, messages, models, openapi, responses, tokens
+from multimodel_server.routes import (
+    chat,
+    completions,
+    embeddings,
+    health,
+    messages,
+    models,
+    openapi,
+    responses,
+    rest,
+    tokens,
+)
 from multimodel_server.service import RETRY_SECONDS, ModelService
 
 _CLIENT_GONE = 499
@@ -22,7 +33,7 @@ def create_app(service: ModelService) -> FastAPI:
     """Return the application that serves `service`."""
     app = FastAPI(title="MultiModel model server", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
-    for routes in (chat, completions, embeddings, messages, responses, tokens, models, health):
+    for routes in (chat, completions, embeddings, messages, responses, tokens, models, health, rest):
         app.include_router(routes.router)
     openapi.describe(app)
     app.add_exception_handler(ApiError, _api_error)

@@ -38,6 +38,7 @@ class Metrics:
         self.prefix_lookups = self._total("prefix_lookup_tokens", "Prompt tokens looked for in the prefix cache.")
         self.prefix_hits = self._total("prefix_hit_tokens", "Prompt tokens found in the prefix cache.")
         self.prefix_evictions = self._total("prefix_evictions", "Cached blocks that gave way to others.")
+        self.late_compilations = self._total("late_compilations", "Kernels that requests had to wait for.")
         self.queue_seconds = self._histogram(
             "queue_time_seconds", "From a request's arrival in the engine to its first step.", _FIRST_TOKEN_SECONDS
         )

@@ -174,6 +174,7 @@ class ModelService:
         self.metrics.prefix_lookups.reached(heartbeat.prefix_lookups)
         self.metrics.prefix_hits.reached(heartbeat.prefix_hits)
         self.metrics.prefix_evictions.reached(heartbeat.prefix_evictions)
+        self.metrics.late_compilations.reached(heartbeat.late_compilations)
 
     def waited(self, seconds: float) -> None:
         """Note how long a request waited in the engine for its first step."""

@@ -27,14 +27,18 @@ from multimodel_server.engine.messages import (
     Ready,
     RequestFailed,
     Sampling,
+    Slept,
     Step,
     Stop,
+    ToEngine,
     Tokens,
+    Woken,
 )
 from multimodel_server.engine_process import EngineHandle, Launch
 from multimodel_server.errors import EngineDiedError, EngineGoneError, GenerationError, LoadError, RequestRefusedError
 from multimodel_server.progress import LoadClock
 from multimodel_server.recovery import EngineLimits, EngineWatch, is_wedged, may_reboot, may_requeue
+from multimodel_server.rest import Rest
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ class Generation:
     events: asyncio.Queue[Tokens | Embedded | GenerationError] = field(default_factory=asyncio.Queue)
     attempts: int = 0
     has_tokens: bool = False
+    _unread: Embedded | GenerationError | None = None
 
     @property
     def tokens_needed(self) -> int:
@@ -66,6 +71,17 @@ class Generation:
                 if event.finish_reason is not None:
                     return
 
+    def came(self) -> list[Tokens]:
+        """Return the tokens that came since the last ones were read: some, if the reader is slower than the engine."""
+        tokens: list[Tokens] = []
+        while self._unread is None and not self.events.empty():
+            event = self.events.get_nowait()
+            if isinstance(event, Tokens):
+                tokens.append(event)
+            else:
+                self._unread = event
+        return tokens
+
     async def embedding(self) -> list[float]:
         """Return the embedding; raises `GenerationError`."""
         while not isinstance(event := await self._event(), Embedded):
@@ -73,7 +89,7 @@ class Generation:
         return event.vector
 
     async def _event(self) -> Tokens | Embedded:
-        event = await self.events.get()
+        event = self._unread or await self.events.get()
         if isinstance(event, GenerationError):
             raise event
         return event
@@ -124,6 +140,7 @@ class Supervisor:
         self._reboots: list[float] = []
         self._last_heard = now()
         self._tasks: list[asyncio.Task[None]] = []
+        self.rest = Rest(self._send, self._or_death, self._submit_queued)
         self.max_request_tokens = 0
         self.has_served = False
         self.gave_up = False
@@ -185,7 +202,7 @@ class Supervisor:
     def _submitted(self, generation: Generation) -> Iterator[Generation]:
         if self.gave_up:
             raise EngineGoneError("The engine could not be kept alive.")
-        if self.is_ready:
+        if self.is_ready and not self.rest.holds_requests:
             self._submit(generation)
         else:
             self._queued.append(generation)
@@ -216,6 +233,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         self._loaded, self._died = loop.create_future(), loop.create_future()
         self._last_heard = self._now()
+        self.rest.engine_started()
         self._engine = self._launch(self._receive, self._died.set_result)
         await self._or_death(self._loaded)
         self.max_request_tokens = self._loaded.result().max_request_tokens
@@ -249,11 +267,12 @@ class Supervisor:
 
     async def _or_death(self, wanted: asyncio.Future[Any]) -> None:
         """Wait for `wanted`, and raise what it raises; raises `EngineDiedError` if the engine ends before."""
-        waited: list[asyncio.Future[Any]] = [wanted, self._died]
+        died = self._died  # of this engine: the next one's may take its place before we go on
+        waited: list[asyncio.Future[Any]] = [wanted, died]
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if not wanted.done():
             wanted.cancel()
-            raise EngineDiedError(self._died.result())
+            raise EngineDiedError(died.result())
         wanted.result()
 
     async def _keep_alive(self) -> None:
@@ -281,8 +300,16 @@ class Supervisor:
     def _serve(self) -> None:
         self.has_served = True
         self._progress.enter(LoadPhase.READY)
-        while self._queued:
+        self._submit_queued()
+
+    def _submit_queued(self) -> None:
+        """Send the engine what waits for it, if it can be had and is not about to sleep."""
+        while self._queued and self.is_ready and not self.rest.holds_requests:
             self._submit(self._queued.popleft())
+
+    def _send(self, message: ToEngine) -> None:
+        if self._engine is not None:
+            self._engine.send(message)
 
     async def _kill_wedged(self) -> None:
         """Kill an engine that is silent for too long; its death is then dealt with like any other."""
@@ -340,6 +367,8 @@ class Supervisor:
                 self._progress.count(message.bytes_done, message.bytes_total)
             case Ready():
                 self._loaded.set_result(message)
+            case Slept() | Woken():
+                self.rest.heard(message)
             case LoadFailed():
                 self._loaded.set_exception(LoadError(FailureReason(message.reason), message.message))
 

@@ -113,6 +113,10 @@ class BlockPool:
                     del self._cached[block]
                     self._blank.append(block)
 
+    def forget_everything(self) -> None:
+        """Have no content found any longer."""
+        self.forget(list(self._block_of))
+
     def problems(self, tables: Iterable[Sequence[int]]) -> list[str]:
         """Return what is wrong, given every block table there is; nothing is, in a sound engine."""
         named = Counter(block for table in tables for block in table)

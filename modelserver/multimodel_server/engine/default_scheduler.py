@@ -24,7 +24,7 @@ class DefaultScheduler(Scheduler):
         self._admit()
         buckets: defaultdict[tuple[int, int], list[Request]] = defaultdict(list)
         for request in self.running:
-            if request.remaining:
+            if request.remaining and not self._must_land_first(request):
                 buckets[request.planned, request.remaining].append(request)
         if not buckets:
             return []

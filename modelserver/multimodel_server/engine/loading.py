@@ -2,24 +2,30 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from multimodel_api.failures import FailureReason
+from multimodel_api.progress import LoadPhase
 from multimodel_server import kernels
 from multimodel_server.config import DtypeName, EngineConfig, KvSize
 from multimodel_server.engine import host
+from multimodel_server.engine.arena import Arena, arena_bytes
 from multimodel_server.engine.capacity import MIB, CacheShape, cache_blocks, default_size
+from multimodel_server.engine.device_runner import DeviceRunner
+from multimodel_server.engine.kv_cache import KvCache
+from multimodel_server.engine.model_memory import ModelMemory
 from multimodel_server.engine.runner import Runner
 from multimodel_server.engine.scheduler import Limits
 from multimodel_server.errors import LoadError
 from multimodel_server.models.config import DecoderConfig
 from multimodel_server.models.decoder import Blueprint, Decoder
-from multimodel_server.models.loader import Report, load_weights
+from multimodel_server.models.loader import load_weights
 from multimodel_server.models.registry import read_model
 
 BLOCK_SIZES = (8, 16, 32)
@@ -32,8 +38,16 @@ DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
 }
 """Element types by their names in our settings and in `config.json`."""
+CACHE_TYPES: dict[str, torch.dtype] = {"f8e4m3": torch.float8_e4m3fn}
+"""Element types that the cache may have instead of the activations'."""
+LEAST_BLOCKS = 2
+"""The sink, to which all padding goes, and one more: what the cache has while graphs are captured."""
 
 log = logging.getLogger(__name__)
+
+
+Report = Callable[[LoadPhase, int, int], None]
+"""Called with the phase of the load, the bytes of it that are done and those that there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +55,7 @@ class LoadedModel:
     """A model in memory, and what a scheduler may ask of it."""
 
     runner: Runner
+    memory: ModelMemory
     tokenizer_path: Path
     limits: Limits
     blocks: int
@@ -56,13 +71,15 @@ def load(config: EngineConfig, report: Report) -> LoadedModel:
     _check_settings(config)
     began = time.monotonic()
     blueprint = read_model(config.model_dir)
-    shape = blueprint.config
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = _dtype(config.dtype, shape, device)
-    decoder = _empty_decoder(blueprint, device, dtype)
-    load_weights(decoder, config.model_dir, report)
-    cache = _allocate_cache(config, shape, device, dtype)
-    loaded = _loaded(config, decoder, cache)
+    dtype = _dtype(config.dtype, blueprint.config, device)
+    decoder = _empty_decoder(blueprint, dtype, device)
+    arena = _make_arena(decoder, dtype, device)
+    read_weights = partial(load_weights, decoder, config.model_dir)
+    read_weights(partial(report, LoadPhase.READING_WEIGHTS))
+    decoder.limit_context(decoder.config.max_position_embeddings)
+    cache, runner = _open_cache(config, decoder, dtype, device, report)
+    loaded = _loaded(config, runner, ModelMemory(arena, cache, device, read_weights))
     log.info(
         "Loaded %s on %s as %s in %.1fs: %d KV blocks of %d tokens, requests of up to %d tokens",
         *(config.model_dir, device, dtype, time.monotonic() - began),
@@ -79,8 +96,6 @@ def _check_settings(config: EngineConfig) -> None:
             raise _bad(f"{name} is {getattr(config, name)}; it must be at least 1")
     if config.prefix_cache_n < 0:
         raise _bad(f"prefix_cache_n is {config.prefix_cache_n}; it must be at least 0")
-    if config.cache_type != "auto":
-        raise _bad(f"cache_type is {config.cache_type}, which is not served yet; use auto")
     if len(config.num_device_layers) > 1:
         raise _bad(f"num_device_layers is {';'.join(config.num_device_layers)}; a model takes one device for now")
 
@@ -99,18 +114,23 @@ def _dtype(name: DtypeName, shape: DecoderConfig, device: torch.device) -> torch
     return DTYPES[shape.dtype]
 
 
-def _empty_decoder(blueprint: Blueprint, device: torch.device, dtype: torch.dtype) -> Decoder:
-    """Return a decoder with room for its weights."""
+def _empty_decoder(blueprint: Blueprint, dtype: torch.dtype, device: torch.device) -> Decoder:
+    """Return a decoder whose parameters have shapes and types, and no memory yet."""
     previous = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with _out_of_memory_named("the weights"), device:
+        with torch.device("meta"):
             decoder = Decoder(blueprint)
             stored = DTYPES.get(blueprint.config.dtype, dtype)
             decoder.hold_matrices(kernels.held_dtype(stored, dtype, device))
     finally:
         torch.set_default_dtype(previous)
-    needed = sum(parameter.nbytes for parameter in decoder.parameters())
+    return decoder
+
+
+def _make_arena(decoder: Decoder, dtype: torch.dtype, device: torch.device) -> Arena:
+    """Give a decoder room for its weights."""
+    needed = arena_bytes(decoder)
     # The CPU's memory is only taken when written to: a process that takes too much is killed, not told.
     if device.type == "cpu" and needed > host.available_memory():
         needed_mib, free_mib = needed // MIB, host.available_memory() // MIB
@@ -118,42 +138,57 @@ def _empty_decoder(blueprint: Blueprint, device: torch.device, dtype: torch.dtyp
             f"the weights take {needed_mib} MiB as {dtype}, {free_mib} MiB are free; use dtype bf16 or more memory"
         )
         raise LoadError(FailureReason.OUT_OF_MEMORY, message)
-    return decoder
+    with _out_of_memory_named("the weights"):
+        return Arena(decoder, device)
 
 
-def _allocate_cache(
-    config: EngineConfig, shape: DecoderConfig, device: torch.device, dtype: torch.dtype
-) -> torch.Tensor:
-    """Return the zeroed cache, [layers, 2, blocks, block_size, kv_heads, head_dim]."""
-    block = CacheShape(shape.num_layers, shape.num_kv_heads, shape.head_dim, config.block_size, dtype.itemsize)
+def _open_cache(
+    config: EngineConfig, decoder: Decoder, dtype: torch.dtype, device: torch.device, report: Report
+) -> tuple[KvCache, Runner]:
+    """Return the cache and the runner that uses it."""
+    shape, size, held = decoder.config, config.kv_size, CACHE_TYPES.get(config.cache_type, dtype)
+    block = CacheShape(shape.num_layers, shape.num_kv_heads, shape.head_dim, config.block_size, held.itemsize)
     on_host = device.type == "cpu"
-    free = host.available_memory() if on_host else torch.cuda.mem_get_info(device)[0]
-    size = config.kv_size
     if size == KvSize():
         size = default_size(block, on_host=on_host, max_seqs=config.max_seqs, context=shape.max_position_embeddings)
-    blocks = cache_blocks(size, block, free)
     with _out_of_memory_named("the KV cache"):
-        return torch.zeros(
-            (shape.num_layers, 2, blocks, config.block_size, shape.num_kv_heads, shape.head_dim),
-            dtype=dtype,
-            device=device,
-        )
+        if on_host:
+            blocks = cache_blocks(size, block, host.available_memory())
+            cache = KvCache(block, held, device, most=blocks, blocks=blocks)
+            return cache, Runner(decoder, cache.tensor)
+        torch.cuda.empty_cache()
+        _, total = torch.cuda.mem_get_info(device)
+        cache = KvCache(block, held, device, most=total // block.block_bytes, blocks=LEAST_BLOCKS)
+        runner = DeviceRunner(decoder, cache.tensor, config.max_seqs, config.max_batched_tokens)
+        report(LoadPhase.WARMING_UP, 0, 0)
+        size_after_capture(cache, runner, size, lambda: torch.cuda.mem_get_info(device)[0])
+        return cache, runner
 
 
-def _loaded(config: EngineConfig, decoder: Decoder, cache: torch.Tensor) -> LoadedModel:
-    blocks = cache.shape[2] - 1
+def size_after_capture(cache: KvCache, runner: Runner, size: KvSize, free: Callable[[], int]) -> None:
+    """Have graphs captured, and give the cache its size of what is free then.
+
+    All else that steps need is taken by that time: the graphs' memory and the largest step's activations. They are
+    captured with a cache of a few blocks, which then grows in place.
+    """
+    runner.capture()
+    cache.grow(cache_blocks(size, cache.shape, free() + cache.bytes - cache.rounding))
+
+
+def _loaded(config: EngineConfig, runner: Runner, memory: ModelMemory) -> LoadedModel:
+    shape, blocks = runner.decoder.config, memory.cache.blocks - 1
     limits = Limits(
         max_seqs=config.max_seqs,
         max_batched_tokens=config.max_batched_tokens,
-        max_request_tokens=min(decoder.config.max_position_embeddings, blocks * config.block_size),
+        max_request_tokens=min(shape.max_position_embeddings, blocks * config.block_size),
         block_size=config.block_size,
-        vocab_size=decoder.config.vocab_size,
+        vocab_size=shape.vocab_size,
         paged=config.paged_attention != "off",
         prefix_cache_n=config.prefix_cache_n,
         kv_cache=not config.no_kv_cache,
     )
-    decoder.limit_context(limits.max_request_tokens)
-    return LoadedModel(Runner(decoder, cache), config.model_dir / "tokenizer.json", limits, blocks)
+    runner.decoder.limit_context(limits.max_request_tokens)
+    return LoadedModel(runner, memory, config.model_dir / "tokenizer.json", limits, blocks)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The engine process: reads the model, then turns messages into tokens until it is told to stop or left alone."""
 
+import gc
 import logging
 import os
 import signal
@@ -13,7 +14,6 @@ from multimodel_api.failures import FailureReason
 from multimodel_api.progress import LoadPhase
 from multimodel_server.config import EngineConfig
 from multimodel_server.engine import host, sampler
-from multimodel_server.engine.batch import Batch, build_batch
 from multimodel_server.engine.grammar_compiler import GrammarCompiler
 from multimodel_server.engine.loading import LoadedModel, load
 from multimodel_server.engine.messages import (
@@ -26,23 +26,28 @@ from multimodel_server.engine.messages import (
     Loading,
     Ready,
     RequestFailed,
+    Sleep,
+    Slept,
     Step,
     Stop,
     Tokens,
+    Wake,
+    Woken,
     decode_to_engine,
     encode,
 )
 from multimodel_server.engine.pace import Pace
+from multimodel_server.engine.pipeline import Landing, Pipeline
 from multimodel_server.engine.request import Request
-from multimodel_server.engine.scheduler import Chunk, Told
+from multimodel_server.engine.scheduler import Told
 from multimodel_server.engine.schedulers import scheduler_for
 from multimodel_server.errors import LoadError
 
 HEARTBEAT_SECONDS = 0.5
 FIRST_ALLOWANCE = 64
 """Prompt tokens computed beside decoding requests before it is known what they cost."""
-FAULTS_IN_A_ROW = 3
-"""Failed computations without a good one between them after which the engine itself is taken to be broken."""
+DEVICE_ALLOWANCE = 512
+"""As many, at least, on a device: fewer would leave it idle, as it computes them while it reads the weights."""
 COMPILING_SECONDS = 0.01
 """How often an engine that does nothing else looks whether a grammar is ready."""
 REPORT_SECONDS = 0.1
@@ -63,7 +68,10 @@ def main(config: EngineConfig, connection: Connection) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(host.cpu_threads())
     try:
-        Engine(_load(config, connection), connection).run()
+        model = _load(config, connection)
+        gc.collect()
+        gc.freeze()  # what was loaded stays; looking through it for garbage would hold up steps
+        Engine(model, connection).run()
     except (EOFError, ConnectionError):
         log.info("The HTTP process is gone; the engine ends")
 
@@ -78,10 +86,15 @@ class Engine:
         self.grammars = GrammarCompiler(model.tokenizer_path, model.limits.vocab_size)
         self._last_heartbeat = time.monotonic()
         self._was_idle = True
-        self._faults = 0
+        self._pipeline = Pipeline(self.scheduler, self.runner)
+        self._waits: list[float] = []
         self._arrivals: dict[str, float] = {}
-        self._pace = Pace(first_allowance=FIRST_ALLOWANCE)
+        on_device = self.runner.ahead > 0
+        self._pace = Pace(DEVICE_ALLOWANCE, least=DEVICE_ALLOWANCE) if on_device else Pace(FIRST_ALLOWANCE)
         self._known_problems: list[str] = []
+        self._memory = model.memory
+        self._asleep = False
+        self._sleep_wanted: Sleep | None = None
         self.runner.after_each_layer(self._heartbeat_if_due)
 
     def run(self) -> None:
@@ -94,9 +107,9 @@ class Engine:
 
     def drain(self) -> bool:
         """Take every message there is, waiting for one if there is nothing to do; tell whether to go on."""
-        if not self.scheduler.has_work:
+        if not self._is_busy:
             self._check_invariants()
-        patience = 0.0 if self.scheduler.has_work else COMPILING_SECONDS if self.grammars.pending else HEARTBEAT_SECONDS
+        patience = 0.0 if self._is_busy else COMPILING_SECONDS if self.grammars.pending else HEARTBEAT_SECONDS
         while self.connection.poll(patience):
             patience = 0.0
             match decode_to_engine(self.connection.recv_bytes()):
@@ -106,59 +119,45 @@ class Engine:
                     self._arrivals.pop(request_id, None)
                     self.grammars.cancel(request_id)
                     self.scheduler.cancel(request_id)
+                case Sleep() as message:
+                    self._sleep_wanted = message
+                case Wake():
+                    self._sleep_wanted = None
+                    self._wake()
                 case Stop():
                     return False
         self._admit_compiled()
+        self._sleep_if_wanted()
         return True
 
     def turn(self) -> None:
-        """Do one step's work, if there is any."""
-        chunks = self.scheduler.schedule()
-        if chunks:
-            began = time.monotonic()
-            waits = [began - self._arrivals.pop(name) for name in _names(chunks) if name in self._arrivals]
-            self._tell(self.compute(chunks), waits)
-            self._learn(chunks, time.monotonic() - began)
+        """Begin the next step, if there is anything to compute, and tell what those brought that landed."""
+        began = time.monotonic()
+        chunks = self._pipeline.launch()
+        names = (chunk.request.request_id for chunk in chunks)
+        self._waits += [began - self._arrivals.pop(name) for name in names if name in self._arrivals]
+        for landing in self._pipeline.land(all_launched=not chunks):
+            self._tell(landing.told)
+            self._learn(landing)
         self._heartbeat_if_due()
 
-    def compute(self, chunks: list[Chunk]) -> list[Told]:
-        """Run the model over a step's chunks, and hand each request what it brought; return what to tell.
+    @property
+    def _is_busy(self) -> bool:
+        """Whether requests are unfinished, or what was computed for some that have ended is still on its way."""
+        return self.scheduler.has_work or self._pipeline.busy
 
-        A fault in a step of several requests belongs to some of them: each is computed again by itself (what is in the
-        cache already is written again), and only those that fail alone are ended. Faults in a row, with no good step
-        between them, are the engine's own: then the last one is raised.
-        """
-        try:
-            told = self.scheduler.complete(chunks, self.runner.step(self._batch(chunks)))
-        except (EOFError, ConnectionError):
-            raise  # The HTTP process is gone.
-        except Exception as error:
-            if len(chunks) > 1:
-                log.warning("A step of %d requests failed; computing each by itself: %r", len(chunks), error)
-                return [message for chunk in chunks for message in self.compute([chunk])]
-            self._faults += 1
-            if self._faults >= FAULTS_IN_A_ROW:
-                raise
-            (chunk,) = chunks
-            log.exception("Request %s failed", chunk.request.request_id)
-            return [self.scheduler.fail(chunk.request, f"the model failed: {type(error).__name__}: {error}")]
-        self._faults = 0
-        return told
-
-    def _learn(self, chunks: list[Chunk], seconds: float) -> None:
+    def _learn(self, landing: Landing) -> None:
         """Have the next prompts computed in pieces that hold up nobody's next token for long."""
-        prompts = [chunk.end - chunk.start for chunk in chunks if not chunk.decodes]
-        self._pace.observe(len(chunks) - len(prompts), sum(prompts), seconds)
+        prompts = [chunk.end - chunk.start for chunk in landing.chunks if not chunk.decodes]
+        self._pace.observe(len(landing.chunks) - len(prompts), sum(prompts), landing.seconds)
         self.scheduler.prompt_allowance = self._pace.allowance
 
-    def _batch(self, chunks: list[Chunk]) -> Batch:
-        return build_batch(chunks, self.scheduler.limits.block_size, self.runner.device)
-
-    def _tell(self, messages: list[Told], waits: list[float]) -> None:
-        """Send what a step brought: all its tokens in one message, with how long those waited that it began."""
+    def _tell(self, messages: list[Told]) -> None:
+        """Send what a step brought: all its tokens in one message, with how long those waited that began meanwhile."""
         tokens = [message for message in messages if isinstance(message, Tokens)]
-        if tokens or waits:
-            self._send(Step(tokens, waits))
+        if tokens or self._waits:
+            self._send(Step(tokens, self._waits))
+            self._waits = []
         for message in messages:
             if not isinstance(message, Tokens):
                 self._send(message)
@@ -167,7 +166,7 @@ class Engine:
         """Say that the loop turns, and how full it is."""
         self._last_heartbeat = time.monotonic()
         scheduler = self.scheduler
-        self._was_idle = not scheduler.has_work
+        self._was_idle = not self._is_busy
         self._send(
             Heartbeat(
                 running=len(scheduler.running),
@@ -178,6 +177,7 @@ class Engine:
                 prefix_lookups=scheduler.prefixes.lookups,
                 prefix_hits=scheduler.prefixes.hits,
                 prefix_evictions=scheduler.blocks.evictions,
+                late_compilations=self.runner.late_compilations,
             )
         )
 
@@ -187,7 +187,7 @@ class Engine:
         The start and the end of work are told at once: who reads the metrics of an idle engine must see it idle.
         """
         overdue = time.monotonic() - self._last_heartbeat >= HEARTBEAT_SECONDS
-        if overdue or self._was_idle == self.scheduler.has_work:
+        if overdue or self._was_idle == self._is_busy:
             self.heartbeat()
 
     def _admit(self, request: Request) -> None:
@@ -200,7 +200,27 @@ class Engine:
         else:
             self._add(request)
 
+    def _sleep_if_wanted(self) -> None:
+        """Give the memory back, once nothing needs it."""
+        needed = self._is_busy or self.grammars.pending
+        if self._sleep_wanted is None or needed:
+            return
+        if not self._asleep:
+            self._memory.sleep(keep_weights=self._sleep_wanted.keep_weights)
+            self.scheduler.prefixes.clear()
+        self._asleep, self._sleep_wanted = True, None
+        self._send(Slept())
+
+    def _wake(self) -> None:
+        """Take the memory again; an engine that cannot have it ends, and the next one is told why."""
+        if self._asleep:
+            self._memory.wake(self._heartbeat_if_due)
+        self._asleep = False
+        self._send(Woken())
+
     def _add(self, request: Request) -> None:
+        if self._asleep:
+            self._wake()
         self._arrivals[request.request_id] = time.monotonic()
         self.scheduler.add(request)
 
@@ -223,19 +243,15 @@ class Engine:
         self.connection.send_bytes(encode(message))
 
 
-def _names(chunks: list[Chunk]) -> list[str]:
-    return [chunk.request.request_id for chunk in chunks]
-
-
 def _load(config: EngineConfig, connection: Connection) -> LoadedModel:
     """Load the model, reporting progress and the outcome; ends the process if the model cannot be loaded."""
     reported = 0.0
 
-    def report(done: int, total: int) -> None:
+    def report(phase: LoadPhase, done: int, total: int) -> None:
         nonlocal reported
         if done == total or time.monotonic() - reported >= REPORT_SECONDS:
             reported = time.monotonic()
-            connection.send_bytes(encode(Loading(LoadPhase.READING_WEIGHTS, done, total)))
+            connection.send_bytes(encode(Loading(phase, done, total)))
 
     try:
         model = load(config, report)

@@ -44,6 +44,17 @@ class Sampling(msgspec.Struct, frozen=True):
     logprobs: int | None = None
     """Alternatives to report beside each token's own log-probability; None reports nothing."""
 
+    @property
+    def penalises(self) -> bool:
+        """Whether tokens that were there before are less likely, or likelier, to come again."""
+        counted = self.presence_penalty != 0 or self.frequency_penalty != 0
+        return counted or self.repetition_penalty != 1 or self.dry is not None
+
+    @property
+    def needs_host(self) -> bool:
+        """Whether choosing takes more than the model's logits and a random number, or tells more than the token."""
+        return self.penalises or bool(self.logit_bias) or self.grammar is not None or self.logprobs is not None
+
 
 class Generate(msgspec.Struct, frozen=True, tag=True):
     """Start a request. The prompt is never empty and fits the limits that `Ready` gave."""
@@ -72,6 +83,17 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     """Forget a request; nothing more is said of it. Unknown ids are ignored."""
 
     request_id: str
+
+
+class Sleep(msgspec.Struct, frozen=True, tag=True):
+    """Give the device's memory back as soon as no request is left; `Slept` tells when."""
+
+    keep_weights: bool = True
+    """Whether the host may keep the weights; else they are read from their files again."""
+
+
+class Wake(msgspec.Struct, frozen=True, tag=True):
+    """Take the memory again, which any request does too; `Woken` tells when."""
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
@@ -159,10 +181,20 @@ class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     prefix_hits: int = 0
     prefix_evictions: int = 0
     """Blocks."""
+    late_compilations: int = 0
+    """Kernels that requests had to wait for."""
 
 
-ToEngine = Generate | Embed | Cancel | Stop
-FromEngine = Loading | Ready | LoadFailed | Step | Embedded | RequestFailed | Heartbeat
+class Slept(msgspec.Struct, frozen=True, tag=True):
+    """The device's memory is given back."""
+
+
+class Woken(msgspec.Struct, frozen=True, tag=True):
+    """The memory is there again, with the weights, and without any cached prefix."""
+
+
+ToEngine = Generate | Embed | Cancel | Sleep | Wake | Stop
+FromEngine = Loading | Ready | LoadFailed | Step | Embedded | RequestFailed | Heartbeat | Slept | Woken
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

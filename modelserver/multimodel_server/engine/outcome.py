@@ -1,12 +1,11 @@
 """What a step brought for one request: the runner says it, the scheduler acts on it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from multimodel_server.engine.messages import TokenLogprobs
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The next token of a request whose tokens are all computed, or its embedding, or why there is neither."""
 
     token: int | None = None

@@ -6,15 +6,16 @@ Pure: it is told how long steps took, and never looks at a clock.
 SLOWDOWN = 2.2
 """How much longer than without prompts a step may take: the time between two tokens of a running answer."""
 LEAST = 16
-"""A prompt advances by as much in every step, whatever it costs."""
+"""A prompt advances by as much in every step, whatever it costs (where `least` says no other)."""
 _SMOOTHING = 0.2
 
 
 class Pace:
     """Learns from steps what a decoding step and a prompt token cost, in seconds."""
 
-    def __init__(self, first_allowance: int) -> None:
+    def __init__(self, first_allowance: int, least: int = LEAST) -> None:
         self._first_allowance = first_allowance
+        self._least = least
         self._decode_seconds: float | None = None
         self._seconds_per_prompt_token: float | None = None
 
@@ -24,7 +25,7 @@ class Pace:
         if self._decode_seconds is None or self._seconds_per_prompt_token is None:
             return self._first_allowance
         spare = (SLOWDOWN - 1) * self._decode_seconds
-        return max(LEAST, int(spare / self._seconds_per_prompt_token))
+        return max(self._least, int(spare / self._seconds_per_prompt_token))
 
     def observe(self, decoded: int, prompt_tokens: int, seconds: float) -> None:
         """Learn from a step in which so many requests decoded beside so many tokens of prompts."""

@@ -32,19 +32,22 @@ class PagedScheduler(Scheduler):
         left, left_for_prompts = self.limits.max_batched_tokens, self._prompt_budget()
         chunks: list[Chunk] = []
         for request in sorted(self.running, key=_turn):
-            count = min(self._can_compute(request), left if request.decodes else min(left, left_for_prompts))
+            decodes = request.decodes
+            count = min(self._can_compute(request), left if decodes else min(left, left_for_prompts))
             if count:
                 left -= count
-                left_for_prompts -= 0 if request.decodes else count
+                left_for_prompts -= 0 if decodes else count
                 chunks.append(self._plan(request, count))
         return chunks
 
     def _let_running_grow(self) -> None:
-        """Give each running request, the best-ranked first, the blocks of its tokens."""
-        for request in sorted(self.running, key=_rank):
-            missing = self._blocks_for(request.planned + request.remaining) - len(request.block_table)
-            if missing > 0:
-                self._grow(request, missing)
+        """Give each running request, the best-ranked first, the blocks of its tokens; most have them already."""
+        short = [request for request in self.running if self._missing(request) > 0]
+        for request in sorted(short, key=_rank):
+            self._grow(request, self._missing(request))
+
+    def _missing(self, request: Request) -> int:
+        return self._blocks_for(request.planned + request.remaining) - len(request.block_table)
 
     def _grow(self, request: Request, missing: int) -> None:
         """Give a request more blocks, for which the worst-ranked that run make room; it may be one of them."""
@@ -117,7 +120,7 @@ class PagedScheduler(Scheduler):
 
     def _can_compute(self, request: Request) -> int:
         """Return the number of a running request's next tokens that have room, and need no token still unknown."""
-        if request.pending and not self.limits.kv_cache:
+        if self._must_land_first(request):
             return 0
         return min(request.remaining, len(request.block_table) * self.limits.block_size - request.planned)
 

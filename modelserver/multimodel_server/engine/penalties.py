@@ -22,12 +22,6 @@ class Penalties:
         self._seen = SeenTokens(prompt)
         self._dry = None if sampling.dry is None else Repeats(sampling.dry, prompt)
 
-    @staticmethod
-    def wanted(sampling: Sampling) -> bool:
-        """Tell whether any penalty would change anything."""
-        counted = sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
-        return counted or sampling.repetition_penalty != 1 or sampling.dry is not None
-
     def follow(self, tokens: Sequence[int]) -> None:
         """Take the next tokens of the answer."""
         for token in tokens:

@@ -57,6 +57,10 @@ class PrefixCache:
     def finished(self, request: Request) -> None:
         """Hear that a request came to its end, its blocks not yet given back."""
 
+    def clear(self) -> None:
+        """Forget all that was computed: the memory no longer holds it."""
+        self._blocks.forget_everything()
+
     def _wanted(self, request: Request) -> list[bytes]:
         """Return the digests of the blocks that a request may share: all but its last token's."""
         if not self._enabled or request.prompt_logprobs is not None:
@@ -103,3 +107,8 @@ class KeptTexts(PrefixCache):
             oldest = self._kept.popleft()
             still_kept = set(chain.from_iterable(self._kept))
             self._blocks.forget(digest for digest in oldest if digest not in still_kept)
+
+    def clear(self) -> None:
+        """Forget all that was computed: the memory no longer holds it."""
+        super().clear()
+        self._kept.clear()

@@ -48,6 +48,11 @@ class Request:
     """Steps since its last one, where only equal lengths go together."""
     sampling_state: object | None = None
     """What the sampler keeps between this request's tokens; no one else looks at it."""
+    chosen_on_host: bool = field(init=False)
+    """Whether the host must see what a step computed before more can be planned: the device alone cannot go on."""
+
+    def __post_init__(self) -> None:
+        self.chosen_on_host = self.pools or self.prompt_logprobs is not None or self.sampling.needs_host
 
     @classmethod
     def of(cls, message: Generate | Embed) -> "Request":
@@ -83,9 +88,10 @@ class Request:
     @property
     def remaining(self) -> int:
         """Tokens to plan before the next one can be sampled; 1 while decoding, 0 once its last one is on its way."""
-        if self.pending and self.generated + self.pending >= self.sampling.max_tokens:
+        present = len(self.token_ids) + self.pending
+        if self.pending and present - self.prompt_length >= self.sampling.max_tokens:
             return 0
-        return len(self.token_ids) + self.pending - self.planned
+        return present - self.planned
 
     @property
     def decodes(self) -> bool:

@@ -23,6 +23,8 @@ from multimodel_server.engine.outcome import Outcome
 from multimodel_server.engine.penalties import Penalties
 from multimodel_server.engine.request import Request
 
+NOT_FINITE = "the model's logits are not finite"
+
 log = logging.getLogger(__name__)
 
 
@@ -33,7 +35,7 @@ class SamplerState:
         sampling = request.sampling
         self._bias = sampling.logit_bias
         self._penalties = (
-            Penalties(sampling, request.token_ids[: request.prompt_length]) if Penalties.wanted(sampling) else None
+            Penalties(sampling, request.token_ids[: request.prompt_length]) if sampling.penalises else None
         )
         self._guide = guide
         asked = request.prompt_logprobs
@@ -85,7 +87,7 @@ def sample(logits: torch.Tensor, requests: Sequence[Request]) -> list[Outcome]:
 def _next(request: Request, logits: torch.Tensor, likeliest: int | None) -> Outcome:
     """Choose by one row, whose best token is `likeliest`; a fault is this request's alone."""
     if likeliest is None:
-        return Outcome(error="the model's logits are not finite")
+        return Outcome(error=NOT_FINITE)
     try:
         return Outcome(_choose(request, logits, likeliest))
     except GrammarError as error:

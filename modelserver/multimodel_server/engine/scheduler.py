@@ -5,8 +5,9 @@ Pure: no tensors, no clock, no I/O. How the next step is chosen is told by `sche
 
 A step is a list of chunks. It is in flight from `schedule` until each of its chunks was handed to `complete`, or its
 request to `fail`; steps land in the order they were handed out. The next step may be planned while one is in flight: a
-token that is being sampled then counts as present though unknown, `pending`. Blocks are given back when nothing in
-flight can write to them any more: a request that ends or is preempted before that keeps its blocks until it landed.
+token that is being sampled then counts as present though unknown, `pending`; only a request whose tokens the host
+chooses has nothing planned behind such a token. Blocks are given back when nothing in flight can write to them any
+more: a request that ends or is preempted before that keeps its blocks until it landed.
 """
 
 import bisect
@@ -14,6 +15,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from multimodel_server.engine.blocks import BlockPool
 from multimodel_server.engine.messages import Embedded, RequestFailed, Tokens
@@ -25,8 +27,7 @@ Told = Tokens | Embedded | RequestFailed
 """What is to be told about a request after a step."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Tokens `start` to `end` of a request, computed in one step; an unknown one is what the step before samples."""
 
     request: Request
@@ -174,6 +175,10 @@ class Scheduler(ABC):
         request.in_flight += 1
         request.pending += samples
         return Chunk(request, start, end, samples)
+
+    def _must_land_first(self, request: Request) -> bool:
+        """Tell whether nothing more of a request can be computed before its token in flight is known."""
+        return request.pending > 0 and (request.chosen_on_host or not self.limits.kv_cache)
 
     def _land(self, request: Request) -> None:
         """Note that a chunk is no longer in flight; was it the last of a request that left, its blocks come back."""

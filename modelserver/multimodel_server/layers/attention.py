@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from multimodel_server import kernels
-from multimodel_server.kernels import PagedLayout
+from multimodel_server.kernels import HeadNorms, PagedLayout
 from multimodel_server.layers.linear import FusedLinear, Linear
 from multimodel_server.layers.norm import Norm
 from multimodel_server.layers.rotary import Rope, Rotation
@@ -65,14 +65,15 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         """Return [tokens, width] for [tokens, width]; stores the tokens' keys and values in `cache`."""
         packed = self.qkv_proj(hidden).unflatten(-1, (-1, self.heads.dim))
-        query, keys, values = packed.split((self.heads.query, self.heads.kv, self.heads.kv), dim=1)
-        if self.q_norm is not None and self.k_norm is not None:
-            query, keys = self.q_norm(query), self.k_norm(keys)
-        if self.rope is not None:
-            rotation = rotations[self.rope]
-            query, keys = kernels.rotate(query, *rotation), kernels.rotate(keys, *rotation)
-        kernels.write_kv(keys, values, *cache, layout.slot_mapping)
+        rotation = None if self.rope is None else rotations[self.rope]
+        slots = layout.slot_mapping
+        query = kernels.prepare_heads(packed, self.heads.query, self._head_norms(), rotation, *cache, slots)
         scale, window, soft_cap = self.scores
         mixed = kernels.paged_attention(query, *cache, layout, scale, window, soft_cap)
         output: torch.Tensor = self.o_proj(mixed.flatten(1))
         return output
+
+    def _head_norms(self) -> HeadNorms | None:
+        if self.q_norm is None or self.k_norm is None:
+            return None
+        return HeadNorms(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps, self.q_norm.plus_one)

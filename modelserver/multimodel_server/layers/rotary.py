@@ -28,12 +28,21 @@ class Rotary:
     """Turns positions into angles; keeps no table, so there is nothing to size, load or lose."""
 
     def __init__(self, rope: Rope, context: int, device: torch.device) -> None:
-        powers = torch.arange(0, rope.dims, 2, dtype=torch.float32, device=device) / rope.dims
-        plain = 1.0 / rope.theta**powers
-        self.frequencies = plain if rope.scaling is None else rope.scaling.stretched(plain, rope.theta, context)
+        self._rope = rope
+        self.frequencies = torch.empty(-(-rope.dims // 2), dtype=torch.float32, device=device)
         self.magnitude = 1.0 if rope.scaling is None else rope.scaling.magnitude
+        self.limit(context)
+
+    def limit(self, context: int) -> None:
+        """Tell how long texts may become; the frequencies stay at their address, which graphs may have captured."""
+        powers = torch.arange(0, self._rope.dims, 2, dtype=torch.float32, device=self.frequencies.device)
+        frequencies, scaling = 1.0 / self._rope.theta ** (powers / self._rope.dims), self._rope.scaling
+        if scaling is not None:
+            frequencies = scaling.stretched(frequencies, self._rope.theta, context)
+        self.frequencies.copy_(frequencies)
 
     def __call__(self, positions: torch.Tensor) -> Rotation:
         """Return the angles at `positions` [tokens]."""
-        angles = torch.outer(positions.float(), self.frequencies)
-        return Rotation(angles.cos() * self.magnitude, angles.sin() * self.magnitude)
+        angles = positions.unsqueeze(1) * self.frequencies
+        cos, sin = angles.cos(), angles.sin()
+        return Rotation(cos, sin) if self.magnitude == 1.0 else Rotation(cos * self.magnitude, sin * self.magnitude)

@@ -12,8 +12,9 @@ from multimodel_server.layers.attention import LayerCache
 from multimodel_server.layers.decoder_layer import DecoderLayer
 from multimodel_server.layers.embedding import Embedding
 from multimodel_server.layers.linear import Linear
+from multimodel_server.layers.mlp import SparseMlp
 from multimodel_server.layers.norm import Norm
-from multimodel_server.layers.rotary import Rotary
+from multimodel_server.layers.rotary import Rope, Rotary
 from multimodel_server.models.config import DecoderConfig
 
 
@@ -50,7 +51,7 @@ class Decoder(nn.Module):
         self.lm_head = self.embed_tokens if tied else Linear(config.hidden_size, config.vocab_size)
         ropes = dict.fromkeys(layer.self_attn.rope for layer in layers)
         self.ropes = tuple(rope for rope in ropes if rope is not None)
-        self.limit_context(config.max_position_embeddings)
+        self.rotaries: dict[Rope, Rotary] = {}
 
     def hold_matrices(self, dtype: torch.dtype) -> None:
         """Make room for the weights of products and of the embedding in another type than that of the computation."""
@@ -59,9 +60,12 @@ class Decoder(nn.Module):
                 module.weight.data = torch.empty_like(module.weight, dtype=dtype)
 
     def limit_context(self, tokens: int) -> None:
-        """Tell how long texts may become, which some models' positions depend on."""
-        device = self.embed_tokens.weight.device
-        self.rotaries = {rope: Rotary(rope, tokens, device) for rope in self.ropes}
+        """Tell how long texts may become, which some models' positions depend on; once before the first use."""
+        for rope in self.ropes:
+            if rope in self.rotaries:
+                self.rotaries[rope].limit(tokens)
+            else:
+                self.rotaries[rope] = Rotary(rope, tokens, self.embed_tokens.weight.device)
 
     def forward(
         self, token_ids: torch.Tensor, positions: torch.Tensor, cache: Sequence[LayerCache], layout: PagedLayout
@@ -76,5 +80,14 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return [rows, vocab_size] float32 for hidden states [rows, hidden_size]."""
-        logits = kernels.linear(hidden, self.lm_head.weight).float()
-        return logits if self.logit_soft_cap is None else kernels.soft_capped(logits, self.logit_soft_cap)
+        return self.narrow_logits(hidden).float()
+
+    def narrow_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return [rows, vocab_size] in the type that they are computed in; widening them adds nothing."""
+        logits = kernels.linear(hidden, self.lm_head.weight)
+        return logits if self.logit_soft_cap is None else kernels.soft_capped(logits.float(), self.logit_soft_cap)
+
+    @property
+    def waits_for_device(self) -> bool:
+        """Whether some layer has the host wait for what the device computes: then no graph can be captured."""
+        return any(isinstance(layer.mlp, SparseMlp) for layer in self.layers)

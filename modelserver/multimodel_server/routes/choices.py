@@ -62,22 +62,24 @@ class Choices:
         """Return the pieces of every answer; raises `ApiError`."""
         found: list[list[Piece]] = [[] for _ in self.answers]
         async with aclosing(self.pieces()) as pieces:
-            async for index, piece in pieces:
-                found[index].append(piece)
+            async for index, grown in pieces:
+                found[index] += grown
         return found
 
-    async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
-        """Yield the answers' pieces as they come, each with its answer's index; leaving early cancels all.
+    async def pieces(self) -> AsyncGenerator[tuple[int, list[Piece]], None]:
+        """Yield the answers' pieces as they come, those that came at once with their answer's index.
+
+        Leaving early cancels all.
 
         Raises:
             ApiError: one of the answers failed; the others are cancelled.
         """
         if len(self.answers) == 1:  # By far the most common, and quicker without a task of its own.
             async with aclosing(self.answers[0].pieces()) as pieces:
-                async for piece in pieces:
-                    yield 0, piece
+                async for grown in pieces:
+                    yield 0, grown
             return
-        queue: asyncio.Queue[tuple[int, Piece] | asyncio.Task[None]] = asyncio.Queue()
+        queue: asyncio.Queue[tuple[int, list[Piece]] | asyncio.Task[None]] = asyncio.Queue()
         tasks = [asyncio.create_task(_pump(queue, place, answer)) for place, answer in enumerate(self.answers)]
         for task in tasks:
             task.add_done_callback(queue.put_nowait)
@@ -96,7 +98,7 @@ class Choices:
             await asyncio.gather(*tasks, return_exceptions=True)  # Those that failed too are no news any more.
 
 
-async def _pump(queue: asyncio.Queue[tuple[int, Piece] | asyncio.Task[None]], place: int, answer: Answer) -> None:
+async def _pump(queue: asyncio.Queue[tuple[int, list[Piece]] | asyncio.Task[None]], place: int, answer: Answer) -> None:
     async with aclosing(answer.pieces()) as pieces:
-        async for piece in pieces:
-            queue.put_nowait((place, piece))
+        async for grown in pieces:
+            queue.put_nowait((place, grown))

@@ -78,8 +78,8 @@ class EventStream(Response):
         begun = False
         try:
             async with aclosing(self._choices.pieces()) as pieces:
-                async for index, piece in pieces:
-                    group = self._transcript.written(index, piece)
+                async for index, grown in pieces:
+                    group = b"".join([self._transcript.written(index, piece) for piece in grown])
                     if group:
                         begun = True
                         yield group

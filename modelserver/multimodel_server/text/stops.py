@@ -22,6 +22,8 @@ class StopFilter:
 
     def feed(self, text: str) -> str:
         """Return what may be sent now; sets `stopped_by` at the end of the first complete stop string."""
+        if not self._stops:
+            return text
         if self.stopped:
             return ""
         text = self._held + text

@@ -1,11 +1,16 @@
 """How large the cache gets, and which sizes are refused."""
 
 import pytest
+import torch
 
 from multimodel_api.failures import FailureReason
 from multimodel_server.config import EngineConfig, KvSize
 from multimodel_server.engine import host, loading
+from multimodel_server.engine.batch import build_batch
 from multimodel_server.engine.capacity import CacheShape, cache_blocks, default_size
+from multimodel_server.engine.messages import Sampling
+from multimodel_server.engine.request import Request
+from multimodel_server.engine.scheduler import Chunk
 from multimodel_server.errors import LoadError
 
 SHAPE = CacheShape(layers=4, kv_heads=8, head_dim=64, block_size=16, element_size=2)  # 128 KiB a block
@@ -75,7 +80,6 @@ def test_a_device_gives_most_of_what_is_free():
         ({"max_seqs": 0}, "BadConfiguration", "max_seqs is 0"),
         ({"max_batched_tokens": 0}, "BadConfiguration", "max_batched_tokens is 0"),
         ({"prefix_cache_n": -1}, "BadConfiguration", "prefix_cache_n is -1"),
-        ({"cache_type": "f8e4m3"}, "BadConfiguration", "cache_type is f8e4m3, which is not served yet; use auto"),
         ({"num_device_layers": ("0:1", "1:1")}, "BadConfiguration", "is 0:1;1:1; a model takes one device for now"),
         ({"kv_size": KvSize(memory_mb=1 << 40)}, "OutOfMemory", "give a smaller size"),
     ],
@@ -150,3 +154,21 @@ def test_threads_are_physical_cores_within_the_quota(tmp_path, monkeypatch):
     for quota, threads in (("max 100000\n", 4), ("250000 100000\n", 2), ("50000 100000\n", 1)):
         write(tmp_path, {"sys/fs/cgroup/cpu.max": quota})
         assert host.cpu_threads(tmp_path) == threads
+
+
+def test_a_cache_of_float8_takes_a_byte_an_element_and_answers_much_the_same(tiny_model):
+    path = tiny_model("qwen3_untied_biased").path
+    plain, narrow = (
+        loading.load(EngineConfig(path, kv_size=KvSize(memory_mb=1), cache_type=name), lambda *_: None)
+        for name in ("auto", "f8e4m3")
+    )
+    assert narrow.memory.cache.blocks // 4 == plain.memory.cache.blocks
+    expected, found = (_logits(model.runner) for model in (plain, narrow))
+    assert 0 < (found - expected).norm() / expected.norm() < 0.1
+
+
+def _logits(runner):
+    request = Request("text", list(range(40)), 40, Sampling(max_tokens=1), block_table=[3, 2, 1])
+    batch = build_batch([Chunk(request, 0, 40, samples=True)], 16, runner.device)
+    with torch.inference_mode():
+        return runner.decoder.logits(runner.decoder(batch.token_ids, batch.positions, runner.layers, batch.layout))

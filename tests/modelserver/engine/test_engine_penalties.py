@@ -104,5 +104,5 @@ def test_a_very_long_repeat_stays_cheap_and_finite():  # a prompt of one token, 
 
 
 def test_nothing_is_penalised_by_neutral_settings():
-    assert not Penalties.wanted(Sampling(max_tokens=1))
-    assert Penalties.wanted(Sampling(max_tokens=1, dry=Dry(multiplier=1.0)))
+    assert not Sampling(max_tokens=1).penalises
+    assert Sampling(max_tokens=1, dry=Dry(multiplier=1.0)).penalises

@@ -7,7 +7,7 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 from multimodel_server import kernels
-from multimodel_server.kernels import PagedLayout, reference
+from multimodel_server.kernels import PagedLayout, reference, reference_attention
 
 KV_HEADS, HEADS, HEAD_DIM, BLOCKS = 2, 6, 12, 64
 
@@ -65,7 +65,7 @@ def naive_attention(query, texts, layout, scale, window, soft_cap):
     ],
 )
 def test_paged_attention_is_attention(block_size, lengths, window, soft_cap, monkeypatch):
-    monkeypatch.setattr(reference, "QUERY_TILE", 5)
+    monkeypatch.setattr(reference_attention, "QUERY_TILE", 5)
     generator = torch.Generator().manual_seed(block_size + len(lengths))
     layout = random_layout(generator, block_size, lengths)
     shape = (BLOCKS, block_size, KV_HEADS, HEAD_DIM)
@@ -101,7 +101,7 @@ def test_a_window_reads_no_block_before_it():
 def test_write_kv_touches_only_its_slots():
     caches = torch.zeros((2, 4, 8, KV_HEADS, HEAD_DIM))
     keys, values = torch.randn((2, 3, KV_HEADS, HEAD_DIM))
-    kernels.write_kv(keys, values, caches[0], caches[1], torch.tensor([9, 31, 16]))
+    reference.write_kv(keys, values, caches[0], caches[1], torch.tensor([9, 31, 16]))
     for cache, written in ((caches[0], keys), (caches[1], values)):
         flat = cache.view(32, KV_HEADS, HEAD_DIM)
         assert torch.equal(flat[[9, 31, 16]], written)
@@ -132,7 +132,7 @@ def test_rotate_is_transformers():
     theirs, _ = apply_rotary_pos_emb(
         heads.transpose(0, 1)[None], heads.transpose(0, 1)[None], doubled.cos(), doubled.sin()
     )
-    torch.testing.assert_close(kernels.rotate(heads, angles.cos(), angles.sin()), theirs[0].transpose(0, 1))
+    torch.testing.assert_close(reference.rotate(heads, angles.cos(), angles.sin()), theirs[0].transpose(0, 1))
 
 
 def test_silu_mul():
@@ -142,9 +142,9 @@ def test_silu_mul():
 
 def test_rotate_leaves_the_dimensions_beyond_the_angles():
     heads, angles = torch.randn((7, HEADS, HEAD_DIM)), torch.randn((7, 4))
-    turned = kernels.rotate(heads, angles.cos(), angles.sin())
+    turned = reference.rotate(heads, angles.cos(), angles.sin())
     assert torch.equal(turned[..., 8:], heads[..., 8:])
-    torch.testing.assert_close(turned[..., :8], kernels.rotate(heads[..., :8], angles.cos(), angles.sin()))
+    torch.testing.assert_close(turned[..., :8], reference.rotate(heads[..., :8], angles.cos(), angles.sin()))
 
 
 def test_gelu_mul():

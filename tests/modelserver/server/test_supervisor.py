@@ -19,10 +19,14 @@ from multimodel_server.engine.messages import (
     Ready,
     RequestFailed,
     Sampling,
+    Sleep,
+    Slept,
     Step,
     Stop,
     ToEngine,
     Tokens,
+    Wake,
+    Woken,
 )
 from multimodel_server.errors import EngineDiedError, EngineGoneError, LoadError, RequestRefusedError
 from multimodel_server.progress import LoadClock
@@ -65,6 +69,10 @@ class ScriptedEngine:
             self.die()
         elif isinstance(message, Stop):
             self.die("ended with exit code 0")
+        elif isinstance(message, Wake) and self.plan == "dies in its sleep":
+            self.die()
+        elif isinstance(message, Wake):
+            self.soon(lambda: self.receive(Woken()))
 
     def die(self, how: str = "was killed by SIGKILL") -> None:
         if self._ended is not None:
@@ -362,3 +370,68 @@ def test_which_requests_are_queued_again() -> None:
     assert may_requeue(has_tokens=False, attempts=1, limits=LIMITS)
     assert not may_requeue(has_tokens=True, attempts=1, limits=LIMITS)
     assert not may_requeue(has_tokens=False, attempts=2, limits=LIMITS)
+
+
+async def test_requests_wait_until_the_engine_sleeps_and_then_wake_it(start: Start) -> None:
+    scene = await start()
+    rest, engine = scene.supervisor.rest, scene.engines[0]
+    sleeping = asyncio.create_task(rest.sleep(keep_weights=False))
+    await scene.until(lambda: engine.sent[-1] == Sleep(keep_weights=False))
+    with scene.supervisor.generation([1], Sampling(max_tokens=1)):
+        assert engine.asked == []
+        engine.receive(Slept())
+        await sleeping
+        assert rest.is_asleep
+        assert len(engine.asked) == 1
+        engine.receive(Woken())
+        assert not rest.is_asleep
+
+
+async def test_a_request_that_is_given_up_before_the_engine_sleeps_does_not_wake_it(start: Start) -> None:
+    scene = await start()
+    engine = scene.engines[0]
+    sleeping = asyncio.create_task(scene.supervisor.rest.sleep(keep_weights=True))
+    await scene.until(lambda: engine.sent[-1] == Sleep())
+    with scene.supervisor.generation([1], Sampling(max_tokens=1)):
+        pass
+    engine.receive(Slept())
+    await sleeping
+    assert engine.sent[-1] == Sleep()
+
+
+async def test_sleep_and_wake_take_turns(start: Start) -> None:
+    scene = await start()
+    rest, engine = scene.supervisor.rest, scene.engines[0]
+    sleeping = asyncio.create_task(rest.sleep(keep_weights=True))
+    await scene.until(lambda: engine.sent[-1] == Sleep())
+    waking = asyncio.create_task(rest.wake())
+    engine.receive(Woken())  # by a request that was on its way
+    await asyncio.sleep(0)
+    assert not sleeping.done()
+    assert engine.sent[-1] == Sleep()
+    engine.receive(Slept())
+    await asyncio.gather(sleeping, waking)
+    assert engine.sent[-1] == Wake()
+    assert not rest.is_asleep
+
+
+async def test_an_engine_that_dies_when_it_is_woken_is_replaced_by_one_that_is_awake(start: Start) -> None:
+    scene = await start("dies in its sleep", "serves")
+    rest = scene.supervisor.rest
+    rest.heard(Slept())
+    with pytest.raises(EngineDiedError):
+        await rest.wake()
+    await scene.until(lambda: len(scene.engines) == 2 and scene.supervisor.is_ready)
+    assert not rest.is_asleep
+    await rest.wake()
+
+
+async def test_an_engine_that_dies_before_it_sleeps_leaves_no_request_waiting(start: Start) -> None:
+    scene = await start()
+    sleeping = asyncio.create_task(scene.supervisor.rest.sleep(keep_weights=True))
+    await scene.until(lambda: scene.engines[0].sent[-1] == Sleep())
+    with scene.supervisor.generation([1], Sampling(max_tokens=1)):
+        scene.engines[0].die()
+        with pytest.raises(EngineDiedError):
+            await sleeping
+        await scene.until(lambda: len(scene.engines) == 2 and scene.engines[1].asked)
