@@ -113,7 +113,8 @@ class PagedAttention(Document):
     )
     block_size: Literal[8, 16, 32] | None = Field(None, description="Tokens in a KV block; 16 when unset.")
     cache_type: Literal["auto", "f8e4m3"] | None = Field(
-        None, description="Element type of the KV cache; auto takes that of the activations. f8e4m3 is not served yet."
+        None,
+        description="Element type of the KV cache; auto takes that of the activations, f8e4m3 half of bf16's room.",
     )
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from multimodel_operator.reconcile import Reconciler
 from multimodel_operator.resync import Resync
 from multimodel_operator.scaler import Scaler
 from multimodel_operator.settings import Settings
-from multimodel_operator.workqueue import WorkQueue
+from multimodel_operator.workqueue import GATHER_SECONDS, WorkQueue
 
 logger = logging.getLogger("multimodel_operator")
 
@@ -55,22 +55,25 @@ class Operator:
             chosen.images,
             load_reports,
             fit_check,
+            self._look_again,
             require_api_keys=chosen.require_api_keys,
             metrics_namespaces=chosen.metrics_namespaces,
         )
+        scaler = Scaler(self._cache, cluster, metrics)
         self._queue = WorkQueue(reconciler.reconcile, chosen.workers, metrics)
+        self._queues = self._queue, scaler.queue
         self._duties: Sequence[Duty] = (
             self._queue,
             Resync(self._cache, self._queue, chosen.resync_seconds),
             load_reports,
             fit_check,
-            Scaler(self._cache, cluster, metrics),
+            scaler,
         )
         self._publish()
 
     async def run(self) -> None:
         """Watch, and do the duties while leading, until cancelled."""
-        health = Health(self._cache, self._queue)
+        health = Health(self._cache, self._queues)
         answers = answering(health, self._metrics, self._chosen.health_host, self._chosen.health_port)
         async with answers, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._cache.run())
@@ -84,8 +87,8 @@ class Operator:
                 for duty in self._duties:
                     duties.create_task(duty.run())
 
-    def _look_again(self, key: Key) -> None:
-        self._queue.add(key)
+    def _look_again(self, key: Key, delay: float = GATHER_SECONDS) -> None:
+        self._queue.add(key, delay)
 
     def _leads(self) -> bool:
         return self._elector is None or self._elector.leads
@@ -94,15 +97,17 @@ class Operator:
         publish, publish_each, cache = self._metrics.watch, self._metrics.watch_each, self._cache
         publish("leader", "1 while this operator writes.", lambda: float(self._leads()))
         publish("queue_length", "MultiModels that wait for a worker.", lambda: len(self._queue))
-        publish("queue_age_seconds", "How long the first in the queue has waited.", self._queue.longest_wait_seconds)
-        publish("work_age_seconds", "How long the oldest work has been going on.", self._queue.longest_work_seconds)
+        waits = "How long the first that is to be reconciled or scaled has waited."
+        publish("queue_age_seconds", waits, lambda: max(queue.longest_wait_seconds() for queue in self._queues))
+        ages = "How long the oldest work has been going on."
+        publish("work_age_seconds", ages, lambda: max(queue.longest_work_seconds() for queue in self._queues))
         publish_each(
             "multimodels", "MultiModels.", "state", lambda: inventory.multimodels_by_state(cache.multimodels())
         )
         publish_each("models", "Models.", "state", lambda: inventory.models_by_state(cache.multimodels()))
         publish_each("seen_objects", "Objects seen.", "kind", lambda: {m.kind.name: len(m) for m in cache.mirrors})
-        ages = "Time since all objects of a kind were listed."
-        publish_each("seen_age_seconds", ages, "kind", lambda: {m.kind.name: m.age_seconds for m in cache.mirrors})
+        listed = "Time since all objects of a kind were listed."
+        publish_each("seen_age_seconds", listed, "kind", lambda: {m.kind.name: m.age_seconds for m in cache.mirrors})
 
 
 def _elector(api: ApiServer, chosen: Settings) -> Elector | None:

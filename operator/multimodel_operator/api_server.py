@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 from kubernetes_asyncio import client, config
 
-from multimodel_operator.errors import AbsentError, OperatorError, RefusedError, UnavailableError
+from multimodel_operator.errors import AbsentError, ConflictError, OperatorError, RefusedError, UnavailableError
 from multimodel_operator.metrics import Metrics
 from multimodel_operator.objects import Key, Kind, Object
 
@@ -25,7 +25,6 @@ PAGE_OBJECTS = 100
 _REFUSALS = {
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.FORBIDDEN,
-    HTTPStatus.CONFLICT,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
 }
@@ -162,6 +161,8 @@ def _explained(status: int, body: str, request: str) -> OperatorError:
     words = _server_words(body)
     if status == HTTPStatus.NOT_FOUND:
         return AbsentError(words)
+    if status == HTTPStatus.CONFLICT:
+        return ConflictError(words)
     if status in _REFUSALS:
         return RefusedError(words)
     return UnavailableError(f"{request}: {status} {words}")

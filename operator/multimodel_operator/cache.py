@@ -53,6 +53,11 @@ class Cache:
         """Return one child by its own name."""
         return self._children[kind.name].get(key)
 
+    def version_of(self, document: Object) -> str | None:
+        """Return the resource version in which the object that a document describes was last seen."""
+        known = self._mirror_of(document).get(Key(document["metadata"]["namespace"], document["metadata"]["name"]))
+        return None if known is None else str(known["metadata"]["resourceVersion"])
+
     def put(self, written: Object) -> None:
         """Take what a write has answered, so that the next look sees it; an older state than the known is ignored."""
         self._mirror_of(written).put(written)

@@ -1,6 +1,8 @@
 """Everything that the operator writes: children, status, Events, replicas; what comes back goes into the cache.
 
-No write is sent unless this operator leads, nor faster than its pace.
+No write is sent unless this operator leads, nor faster than its pace. A process may be stopped for a long time between
+the look at its Lease and the write, when another leads long since: so whatever is replaced is so only in the state in
+which it was last seen.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +15,7 @@ from multimodel_api.status import withdrawal
 from multimodel_operator import objects
 from multimodel_operator.api_server import ApiServer, path_of
 from multimodel_operator.cache import Cache
-from multimodel_operator.errors import AbsentError, NotLeadingError, RefusedError
+from multimodel_operator.errors import AbsentError, ConflictError, NotLeadingError, OutdatedError, RefusedError
 from multimodel_operator.metrics import Metrics
 from multimodel_operator.objects import Key, Kind, Object, described, kind_of
 from multimodel_operator.pace import Pace
@@ -47,6 +49,7 @@ class Cluster:
 
         Raises:
             RefusedError: the API server, or an object in the way, does not allow it.
+            OutdatedError: the object has changed since it was last seen.
             UnavailableError: there is no answer now.
         """
         try:
@@ -61,21 +64,21 @@ class Cluster:
                 return await self._create(document)
             case Update(document, _, keep_replicas):
                 if keep_replicas is not None:
-                    await self._apply("update", _only_replicas(document, keep_replicas), REPLICAS_MANAGER)
-                return await self._apply("update", document, FieldManager.OPERATOR)
+                    await self._replace("update", _only_replicas(document, keep_replicas), REPLICAS_MANAGER)
+                return await self._replace("update", document, FieldManager.OPERATOR)
             case Delete(kind, namespace, name, uid):
                 await self._delete(kind, Key(namespace, name), uid)
                 return None
 
     async def write_status(self, key: Key, status: Mapping[str, Any]) -> None:
-        """Replace the operator's part of a MultiModel's status; raises RefusedError or UnavailableError."""
+        """Replace the operator's part of a MultiModel's status; raises RefusedError, Outdated- or UnavailableError."""
         document = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
             "metadata": {"name": key.name, "namespace": key.namespace},
             "status": status,
         }
-        await self._apply("status", document, FieldManager.OPERATOR)
+        await self._replace("status", document, FieldManager.OPERATOR)
 
     async def withdraw_records(self, key: Key, model: str) -> None:
         """Take away what routers have recorded of a model: the model's status would outlive the model with it.
@@ -83,7 +86,7 @@ class Cluster:
         Raises RefusedError or UnavailableError.
         """
         for manager in (names.command_manager(model), names.calls_manager(model)):
-            await self._apply("status", withdrawal(key.namespace, key.name), manager)
+            await self._replace("status", withdrawal(key.namespace, key.name), manager)
 
     async def scale(self, key: Key, model: str, replicas: int, manager: str) -> None:
         """Set the replicas of a model's Deployment, unless it has changed since it was last seen.
@@ -149,7 +152,18 @@ class Cluster:
             if live is not None and controller_of(live) != controller_of(document):
                 words = f"{described(document)} exists and belongs to something else; rename or delete it"
                 raise RefusedError(words) from None
-            return await self._apply("create", document, FieldManager.OPERATOR)
+            if live is not None:
+                self._cache.put(live)
+            return await self._replace("create", document, FieldManager.OPERATOR)
+
+    async def _replace(self, verb: str, document: Object, manager: str) -> Object:
+        """Apply to an object as it was last seen; raises OutdatedError where it has changed since."""
+        version = self._cache.version_of(document)
+        seen = {} if version is None else {"resourceVersion": version}
+        try:
+            return await self._apply(verb, {**document, "metadata": {**document["metadata"], **seen}}, manager)
+        except ConflictError as conflict:
+            raise OutdatedError(f"{described(document)} has changed since it was last seen: {conflict}") from conflict
 
     async def _apply(self, verb: str, document: Object, manager: str) -> Object:
         metadata = document["metadata"]

@@ -7,7 +7,7 @@ from typing import Literal
 from multimodel_api.failures import FailureReason, LoadFailure
 from multimodel_api.names import ConditionType
 from multimodel_api.state import ModelState
-from multimodel_api.status import Condition, ConditionReason, ModelStatus, MultiModelStatus
+from multimodel_api.status import Condition, ConditionReason, ModelStatus, MultiModelStatus, WaitReason
 from multimodel_operator.fit import LOOKING, Fit
 from multimodel_operator.rollout import Stage
 
@@ -38,7 +38,7 @@ class ModelFindings:
     def blocked(self) -> bool:
         """Whether its change to a new revision fails while an old one serves."""
         serves = self.status.state is ModelState.LOADED
-        return serves and self.stage in (Stage.SURGING, Stage.BLOCKED) and self.status.reason is not None
+        return serves and self.stage in (Stage.SURGING, Stage.BLOCKED) and self.status.failure is not None
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Verdict:
 
     type: ConditionType
     holds: bool | None
-    reason: ConditionReason | FailureReason
+    reason: ConditionReason | FailureReason | WaitReason
     message: str
 
 
@@ -116,11 +116,12 @@ def _status(holds: bool | None) -> Literal["True", "False", "Unknown"]:
 def _models_ready(models: Sequence[ModelStatus]) -> Verdict:
     """A model that nobody wants now is fine; one that serves is ready even if one of its replicas fails."""
     for model in models:
-        if model.reason and model.state is not ModelState.LOADED:
-            return Verdict(ConditionType.MODELS_READY, False, model.reason, f"model {model.name}: {model.message}")
-    waiting = [model.name for model in models if model.state not in (ModelState.LOADED, ModelState.UNLOADED)]
+        if model.failure and model.state is not ModelState.LOADED:
+            return Verdict(ConditionType.MODELS_READY, False, model.failure, f"model {model.name}: {model.message}")
+    waiting = [model for model in models if model.state not in (ModelState.LOADED, ModelState.UNLOADED)]
     if waiting:
-        words = f"waiting for {', '.join(waiting)}"
+        causes = (f"; model {model.name}: {model.message}" for model in waiting if model.message)
+        words = f"waiting for {', '.join(model.name for model in waiting)}{''.join(causes)}"
         return Verdict(ConditionType.MODELS_READY, False, ConditionReason.MODELS_LOADING, words)
     return Verdict(ConditionType.MODELS_READY, True, ConditionReason.ALL_READY, "every wanted model is loaded")
 
@@ -153,8 +154,10 @@ def _progressing(models: Sequence[ModelFindings], router: RouterStatus) -> Verdi
     return Verdict(ConditionType.PROGRESSING, False, ConditionReason.SETTLED, "nothing is under way")
 
 
-def _under_way(model: ModelFindings) -> list[tuple[ConditionReason, str, str]]:
+def _under_way(model: ModelFindings) -> list[tuple[ConditionReason | WaitReason, str, str]]:
     shown = model.status
+    if isinstance(shown.reason, WaitReason):
+        return [(shown.reason, shown.name, shown.message or "")]
     if model.stage is Stage.DRAINING:
         words = "the old pod leaves before the new one comes, for want of room for both"
         return [(ConditionReason.ROLLING_OUT, shown.name, words)]
@@ -163,7 +166,7 @@ def _under_way(model: ModelFindings) -> list[tuple[ConditionReason, str, str]]:
     if model.moves_to:
         words = f"served as {shown.id} now, as {model.moves_to} when all that changes is loaded"
         return [(ConditionReason.ALIAS_MOVING, shown.name, words)]
-    if shown.reason is None and shown.ready_replicas < shown.replicas:
+    if shown.failure is None and shown.ready_replicas < shown.replicas:
         words = f"{shown.ready_replicas} of {shown.replicas} replicas are loaded"
         return [(ConditionReason.MODELS_LOADING, shown.name, words)]
     return []
@@ -172,8 +175,8 @@ def _under_way(model: ModelFindings) -> list[tuple[ConditionReason, str, str]]:
 def _degraded(models: Sequence[ModelFindings], router: RouterStatus) -> Verdict:
     """Whether anything fails, serving or not."""
     for model in (model.status for model in models):
-        if model.reason:
-            return Verdict(ConditionType.DEGRADED, True, model.reason, f"model {model.name}: {model.message}")
+        if model.failure:
+            return Verdict(ConditionType.DEGRADED, True, model.failure, f"model {model.name}: {model.message}")
     if router.failure:
         return Verdict(ConditionType.DEGRADED, True, router.failure.reason, f"router: {router.failure.message}")
     return Verdict(ConditionType.DEGRADED, False, ConditionReason.NO_FAILURE, "nothing fails")

@@ -9,12 +9,20 @@ class RefusedError(OperatorError):
     """The API server does not accept an object; retrying helps only after somebody changed something."""
 
 
+class ConflictError(RefusedError):
+    """The object is not, or no longer, in the state that the request is about."""
+
+
 class UnavailableError(OperatorError):
     """The API server did not answer, or not now; try again later."""
 
 
 class AbsentError(UnavailableError):
     """The object, its namespace, or its whole kind is not there."""
+
+
+class OutdatedError(UnavailableError):
+    """The object has changed since it was last seen: look again, and decide afresh."""
 
 
 class NotLeadingError(OperatorError):

@@ -63,15 +63,15 @@ def _troubles(before: ModelStatus | None, model: ModelStatus) -> Iterator[Notice
     """Tell a new failure, and a server's end that a restart may cure."""
     end = model.last_end
     has_ended = end is not None and (before is None or before.last_end != end)
-    if model.reason and _is_news(before, model, has_ended=has_ended):
-        yield Notice("Warning", model.reason, f"model {model.name}: {model.message}")
+    if model.failure and _is_news(before, model, has_ended=has_ended):
+        yield Notice("Warning", model.failure, f"model {model.name}: {model.message}")
     if end and has_ended and (end.reason, end.message) != (model.reason, model.message):
         yield Notice("Warning", end.reason, f"model {model.name}: a server ended: {end.message}")
 
 
 def _is_news(before: ModelStatus | None, model: ModelStatus, *, has_ended: bool) -> bool:
     """Whether a failure is another than before; words that count restarts are not, the ends are told themselves."""
-    if before is None or before.reason is not model.reason:
+    if before is None or before.failure is not model.failure:
         return True
     return before.message != model.message and not has_ended
 

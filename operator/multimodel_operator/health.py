@@ -1,7 +1,7 @@
 """Answers the kubelet's probes by what the operator gets done, not by its being there; and shows its metrics."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
@@ -23,15 +23,19 @@ METRICS_PATH = "/metrics"
 class Health:
     """What the probes are answered from."""
 
-    def __init__(self, cache: Cache, queue: WorkQueue) -> None:
+    def __init__(self, cache: Cache, queues: Sequence[WorkQueue]) -> None:
         self._cache = cache
-        self._queue = queue
+        self._queues = queues
 
     @property
     def live(self) -> bool:
         """Whether work goes on; an API server that is away is no reason to restart."""
         times = [mirror.idle_seconds for mirror in self._cache.mirrors]
-        times += [self._queue.longest_work_seconds(), self._queue.longest_wait_seconds()]
+        times += [
+            seconds
+            for queue in self._queues
+            for seconds in (queue.longest_work_seconds(), queue.longest_wait_seconds())
+        ]
         return max(times) < STUCK_SECONDS
 
     @property

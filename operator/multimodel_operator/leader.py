@@ -7,6 +7,7 @@ says, seen from here. A leader stops well before others may think so.
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
 RELEASE_SECONDS = 3.0
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Others count the time while this machine sleeps; the monotonic clock, by which asyncio waits, stands still then."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Elector:
         """Keep the Lease; returns when it is lost."""
         with suppress(TimeoutError):
             while self.leads:
-                async with asyncio.timeout_at(self._leads_until):
+                async with asyncio.timeout(self._leads_until - _now()):
                     await asyncio.sleep(self._timing.retry)
                     await self._try()
 
@@ -164,4 +167,5 @@ def _lease(key: Key) -> dict[str, Any]:
 
 
 def _now() -> float:
-    return asyncio.get_running_loop().time()
+    """Return the seconds since this machine began, also those in which it was suspended."""
+    return time.clock_gettime(_CLOCK)

@@ -100,6 +100,8 @@ def _variables(token: HubToken | None) -> dict[str, Object]:
     variables: dict[str, Object] = {
         "HOME": {"value": pods.TEMPORARY_FOLDER},
         "HF_HOME": {"value": pods.HUB_CACHE_FOLDER},
+        "TRITON_CACHE_DIR": {"value": pods.KERNEL_CACHE_FOLDER},
+        "XDG_CACHE_HOME": {"value": pods.HUB_CACHE_FOLDER},
     }
     if token:
         variables["HF_TOKEN"] = {"valueFrom": {"secretKeyRef": {"name": token.secret_name, "key": token.key}}}

@@ -15,6 +15,8 @@ TERMINATION_MESSAGE_PATH = "/dev/termination-log"
 TEMPORARY_FOLDER = "/tmp"  # noqa: S108  (an emptyDir of the pod)
 HUB_CACHE_FOLDER = "/cache"
 HUB_CACHE = "hub-cache"
+KERNEL_CACHE_FOLDER = f"{HUB_CACHE_FOLDER}/triton"
+"""On the same volume: what was compiled once need not be compiled at the next start."""
 ROUTER_FOLDERS = {TEMPORARY_FOLDER: "tmp"}
 SERVER_FOLDERS = {TEMPORARY_FOLDER: "tmp", HUB_CACHE_FOLDER: HUB_CACHE}
 """Writable folders and the volume behind each; all else is read-only."""

@@ -35,6 +35,7 @@ class Reconciler:
         images: Images,
         load_reports: LoadReports,
         fit_check: FitCheck,
+        look_again: Callable[[Key, float], None],
         clock: Callable[[], datetime] | None = None,
         *,
         require_api_keys: bool = False,
@@ -45,6 +46,7 @@ class Reconciler:
         self._images = images
         self._load_reports = load_reports
         self._fit_check = fit_check
+        self._look_again = look_again
         self._require_api_keys = require_api_keys
         self._metrics_namespaces = metrics_namespaces
         self._clock = clock or (lambda: datetime.now(UTC))
@@ -68,6 +70,8 @@ class Reconciler:
             current = status.current_status(observed, spec, findings, previous, _rfc3339(now))
         await self._tell(key, observed.multimodel, previous, current, now)
         await self._replace(key, observed, now)
+        if (delay := rollout.seconds_to_next_look(observed.pods, _rfc3339(now))) is not None:
+            self._look_again(key, delay)
 
     async def _bring_in_line(
         self, key: Key, spec: MultiModelSpec, observed: Observed, previous: MultiModelStatus, now: str

@@ -101,8 +101,18 @@ def admissions(tenants: Sequence[Tenant], max_loaded: int | None) -> list[Admit]
 
 def blocked(tenants: Sequence[Tenant], max_loaded: int | None) -> list[Tenant]:
     """Return who needs room that another has to make: models that wait for a place or for a device."""
+    return waiting_for_place(tenants, max_loaded) + starving(tenants)
+
+
+def waiting_for_place(tenants: Sequence[Tenant], max_loaded: int | None) -> list[Tenant]:
+    """Return the models for which there is no place now, in the order of asking."""
     _, waiting = _queue(tenants, max_loaded)
-    return waiting + _starving(tenants)
+    return waiting
+
+
+def starving(tenants: Iterable[Tenant]) -> list[Tenant]:
+    """Return the models for which the scheduler finds no device, in the order of asking."""
+    return sorted((tenant for tenant in tenants if tenant.starved_of and tenant.replicas), key=_by_asking)
 
 
 def overfull(tenants: Sequence[Tenant], max_loaded: int | None) -> int:
@@ -116,10 +126,10 @@ def evictions(
     """Return who makes room; to be asked only when every router was heard."""
     staying = [tenant for tenant in tenants if tenant.settled]
     leaving = [tenant for tenant in tenants if tenant.leaving and not tenant.settled]
-    _, waiting = _queue(tenants, max_loaded)
+    waiting = waiting_for_place(tenants, max_loaded)
     claims: list[Tenant | None] = [*([None] * overfull(tenants, max_loaded)), *waiting]
     found = list(_victims(claims[len(leaving) :], staying, now, patience))
-    for starved in _starving(tenants):
+    for starved in starving(tenants):
         if not any(tenant.devices & starved.starved_of for tenant in leaving):
             rest = [t for t in staying if t.devices & starved.starved_of and t.name not in {e.model for e in found}]
             found += _victims([starved], rest, now, replace(patience, turn=inf))
@@ -128,10 +138,6 @@ def evictions(
 
 def _growing(tenants: Iterable[Tenant]) -> list[Tenant]:
     return [tenant for tenant in tenants if tenant.settled and tenant.gated]
-
-
-def _starving(tenants: Iterable[Tenant]) -> list[Tenant]:
-    return sorted((tenant for tenant in tenants if tenant.starved_of and tenant.replicas), key=_by_asking)
 
 
 def _queue(tenants: Sequence[Tenant], max_loaded: int | None) -> tuple[list[Tenant], list[Tenant]]:

@@ -53,6 +53,12 @@ def stage(deployment: Object, pods: Sequence[Object], now: str) -> Stage:
     return Stage.BLOCKED if stuck else Stage.SURGING
 
 
+def seconds_to_next_look(pods: Sequence[Object], now: str) -> float | None:
+    """Return when the next pod without a place will have had none for too long, which nothing tells by itself."""
+    left = (BLOCKED_SECONDS - _seconds_without_place(pod, now) for pod in pods if pod_status.is_unschedulable(pod))
+    return min((seconds for seconds in left if seconds > 0), default=None)
+
+
 def _adapted(child: Child, observed: Observed, now: str) -> Child:
     document = child.document
     model = label_of(document, names.LABEL_MODEL)
@@ -98,10 +104,11 @@ def _is_complete(deployment: Object) -> bool:
 
 
 def _has_no_place(pod: Object, now: str) -> bool:
-    if not pod_status.is_unschedulable(pod):
-        return False
-    since = pod_status.condition(pod, "PodScheduled").get("lastTransitionTime") or now
-    return seconds_between(since, now) >= BLOCKED_SECONDS
+    return pod_status.is_unschedulable(pod) and _seconds_without_place(pod, now) >= BLOCKED_SECONDS
+
+
+def _seconds_without_place(pod: Object, now: str) -> float:
+    return seconds_between(pod_status.condition(pod, "PodScheduled").get("lastTransitionTime") or now, now)
 
 
 def _makes_room(old: Object, new: Object) -> bool:

@@ -69,15 +69,15 @@ class Scaler:
         self._cluster = cluster
         self._timing = timing
         self._clock = clock
-        self._queue = WorkQueue(self._look, WORKERS, metrics, "scale")
+        self.queue = WorkQueue(self._look, WORKERS, metrics, "scale")
         self._memories: dict[Key, _Memory] = {}
 
     async def run(self) -> None:
         """Scale until cancelled."""
         self._memories.clear()  # another may have led since
         async with asking() as self._routers:
-            with self._cache.following(self._queue.add):
-                await self._queue.run()
+            with self._cache.following(self.queue.add):
+                await self.queue.run()
 
     async def _look(self, key: Key) -> None:
         """Let in who may come in; ask the routers when it is time to, and do what follows."""
@@ -94,7 +94,7 @@ class Scaler:
         interval = self._timing.urgent if waiting else self._timing.calm
         if self._clock() >= memory.asked_at + interval:
             await self._ask(key, observed, memory)
-        self._queue.add(key, max(0.0, memory.asked_at + interval - self._clock()))
+        self.queue.add(key, max(0.0, memory.asked_at + interval - self._clock()))
 
     async def _ask(self, key: Key, observed: Observed, memory: _Memory) -> None:
         memory.asked_at = now = self._clock()

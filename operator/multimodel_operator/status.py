@@ -13,14 +13,16 @@ from multimodel_api.served import Identity, identity_of
 from multimodel_api.state import ModelState, model_state
 from multimodel_api.status import End, ModelStatus, MultiModelStatus
 from multimodel_api.timestamps import moment
-from multimodel_operator import conditions, objects, rollout, timeline
+from multimodel_operator import conditions, objects, rollout, tenancy, timeline
 from multimodel_operator.conditions import ModelFindings, RouterStatus
 from multimodel_operator.fit import LOOKING, Fit
 from multimodel_operator.objects import Key, Object, Observed, label_of
 from multimodel_operator.rollout import Stage
 from multimodel_operator.router_resources import mounted_secrets, router_url
 from multimodel_operator.serving import Serving
+from multimodel_operator.summary import summary
 from multimodel_operator.timeline import Reports
+from multimodel_operator.waits import Wait, waits
 
 Refusals = Mapping[str, str]
 """What the API server said to objects that it did not accept, by their name."""
@@ -52,7 +54,11 @@ def current_status(
     metadata = observed.multimodel["metadata"]
     key = Key(metadata["namespace"], metadata["name"])
     before = {model.name: model for model in previous.models}
-    models = [_model_findings(observed, key, model, findings, before.get(model.name), now) for model in spec.models]
+    waiting = waits(tenancy.tenants(observed, moment(now).timestamp()), spec.residency.max_loaded)
+    models = [
+        _model_findings(observed, key, model, findings, waiting.get(model.name), before.get(model.name), now)
+        for model in spec.models
+    ]
     shown = [model.status for model in models]
     loaded = sum(model.state is ModelState.LOADED for model in shown)
     router = _router_status(observed, key, spec, findings, now)
@@ -64,6 +70,7 @@ def current_status(
         default_model=findings.serving.default,
         url=router_url(key, spec.router),
         loaded=f"{loaded}/{len(models)}",
+        summary=summary(shown),
         models=[*shown, *findings.serving.retiring],
     )
 
@@ -113,7 +120,13 @@ def _written_status(multimodel: Object) -> MultiModelStatus:
 
 
 def _model_findings(
-    observed: Observed, key: Key, model: Model, findings: Findings, before: ModelStatus | None, now: str
+    observed: Observed,
+    key: Key,
+    model: Model,
+    findings: Findings,
+    wait: Wait | None,
+    before: ModelStatus | None,
+    now: str,
 ) -> ModelFindings:
     name = names.model_object_name(key.name, model.name)
     deployment = observed.child(objects.DEPLOYMENT, name) if model.loadable else None
@@ -126,8 +139,13 @@ def _model_findings(
     )
     identity = findings.serving.identities[model.name]
     fit = findings.fits.get(model.name)
+    if wait and failure and failure.reason is FailureReason.UNSCHEDULABLE:
+        failure = None  # what it lacks is what it waits for
+    why = failure or wait
     shown = _model_status(model, identity, deployment, failure, before, now).model_copy(
         update={
+            "reason": why and why.reason,
+            "message": why and why.message[:MAX_MESSAGE],
             "restarts": sum(c.get("restartCount", 0) for pod in pods for c in pod_status.containers(pod)),
             "last_end": _last_end(pods, before),
             "loads": timeline.loads(before.loads if before else [], pods, findings.reports),
@@ -155,8 +173,6 @@ def _model_status(
         canonical_id=identity.canonical_id,
         state=state,
         since=before.since if before and before.state is state else now,
-        reason=failure and failure.reason,
-        message=failure and failure.message[:MAX_MESSAGE],
         replicas=desired or 0,
         ready_replicas=ready,
     )

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from multimodel_operator.errors import NotLeadingError, RefusedError, UnavailableError
+from multimodel_operator.errors import NotLeadingError, OutdatedError, RefusedError, UnavailableError
 from multimodel_operator.metrics import Metrics
 from multimodel_operator.objects import Key
 
@@ -17,7 +17,13 @@ GATHER_SECONDS = 0.1
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 30.0
 
-_CAUSES = {RefusedError: "refused", UnavailableError: "unavailable", NotLeadingError: "not_leading"}
+_CAUSES = {
+    RefusedError: "refused",
+    OutdatedError: "outdated",
+    UnavailableError: "unavailable",
+    NotLeadingError: "not_leading",
+}
+"""The word for each kind of error; the first that fits counts."""
 
 
 class WorkQueue:
@@ -110,5 +116,6 @@ class WorkQueue:
         delay = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(self._failures[key], 10))
         delay *= random.uniform(0.5, 1.0)  # noqa: S311  (spreads retries, hides nothing)
         self._failures[key] += 1
-        logger.warning("%s: %s; trying again in %.1f s", key, problem, delay)
+        level = logging.INFO if cause == _CAUSES[OutdatedError] else logging.WARNING
+        logger.log(level, "%s: %s; trying again in %.1f s", key, problem, delay)
         self.add(key, delay)

@@ -19,6 +19,8 @@ LAST_LOOKS = 3
 
 SWEEP_SECONDS = 1.0
 DRAIN_LOOK_SECONDS = 0.05
+ABANDONED_SECONDS = 1.0
+"""A pod in the place of one that is deleted is there by then, if one comes."""
 FRESH_SECONDS = 2.0
 """How long a client whose connection was the last to be taken may need to send its request."""
 
@@ -93,7 +95,7 @@ class Server:
     async def _drain(self, listening: asyncio.Server) -> None:
         """Stop in three steps: say so, take no more clients, and wait for the running requests."""
         self._site.closing = True
-        await self._pause(self._settings.lame_duck_seconds)
+        await self._be_a_lame_duck()
         for _ in range(LAST_LOOKS):
             await asyncio.sleep(0)
         listening.close()
@@ -110,6 +112,21 @@ class Server:
             logger.warning("%d connections are cut off: their time to finish is over", len(self._site.connections))
         for connection in list(self._site.connections):
             connection.abort()
+
+    async def _be_a_lame_duck(self) -> None:
+        """Go on accepting until all have learned that this router goes; for a moment only where all routers do.
+
+        The controller that deletes a namespace looks for its pods after five seconds, and then not before half of their
+        grace is over, which is minutes.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        until = began + self._settings.lame_duck_seconds
+        while (now := loop.time()) < until and not self._hurry.is_set():
+            if now >= began + ABANDONED_SECONDS and self._router.fleet.abandoned:
+                logger.info("every pod of the MultiModel is being deleted: no more clients are waited for")
+                return
+            await self._pause(min(DRAIN_LOOK_SECONDS, until - now))
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless a second stop has been asked for."""

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from multimodel_testbed import binaries, containerd, errors, folders, images, keeper
+from multimodel_testbed import binaries, containerd, errors, folders, foreign_kinds, images, keeper
 from multimodel_testbed.control_plane import run_kubectl
 from multimodel_testbed.leftovers import RUN
 from multimodel_testbed.progress import say
@@ -61,6 +61,9 @@ def _build(arguments: argparse.Namespace) -> None:
     programs = binaries.CONTROL_PLANE_PROGRAMS if arguments.control_plane_only else binaries.ALL_PROGRAMS
     for name, path in binaries.ensure_all(programs).items():
         print(f"{name:26}{path}")
+    if not arguments.control_plane_only:
+        for path in foreign_kinds.ensure():
+            print(f"{'CRD':26}{path}")
 
 
 def _up(_: argparse.Namespace) -> None:

@@ -70,9 +70,10 @@ CONTAINERD = Component(
     tags="no_btrfs,no_devmapper,no_zfs",
 )
 HELM = Component("helm", "v4.3.1", {"helm": "helm.sh/helm/v4/cmd/helm"})
+KUBECONFORM = Component("kubeconform", "v0.8.0", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"})
 PAUSE = Component("pause", "v1", {"pause": "multimodel.dev/testbed/pause"})
 
-COMPONENTS = (ETCD, KUBERNETES, CONTAINERD, HELM, PAUSE)
+COMPONENTS = (ETCD, KUBERNETES, CONTAINERD, HELM, KUBECONFORM, PAUSE)
 OWNERS = {program: component for component in COMPONENTS for program in component.programs}
 
 CONTROL_PLANE_PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")

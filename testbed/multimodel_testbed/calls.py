@@ -102,10 +102,16 @@ async def _read(reader: asyncio.StreamReader, answer: Answer) -> None:
 class Crowd:
     """Clients that make one call after the other until they `leave`, each at its own router first."""
 
-    def __init__(self, urls: Sequence[str], size: int, document: dict[str, Any], spread: float = 2.0) -> None:
-        """`spread` is over how many seconds they come, so that some call is at each of its points at any time."""
+    def __init__(
+        self, urls: Sequence[str], size: int, document: dict[str, Any], spread: float = 2.0, pause: float = 0.0
+    ) -> None:
+        """`spread` is over how many seconds they come, so that some call is at each of its points at any time.
+
+        `pause` is for how many seconds each of them rests between two calls.
+        """
         self.answers: list[Answer] = []
         self._document = document
+        self._pause = pause
         self._leaving = False
         orders = [[*urls[first:], *urls[:first]] for first in range(len(urls))]
         self._clients = [
@@ -117,6 +123,7 @@ class Crowd:
         await asyncio.sleep(later)
         while not self._leaving:
             self.answers.append(await call(urls, self._document))
+            await asyncio.sleep(self._pause)
 
     async def leave(self) -> list[Answer]:
         """Let the running calls be the last, and return the answers to all."""

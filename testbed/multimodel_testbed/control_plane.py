@@ -142,7 +142,7 @@ def launch(
     processes.wait_until("the API server has made its certificate", plane.has_certificate, START_SECONDS)
     with closing(plane.api()) as api:
         processes.wait_until("the API server is ready", lambda: api.exists("/readyz"), START_SECONDS)
-        _start_controller_manager(processes, programs["kube-controller-manager"], plane)
+        start_controller_manager(processes, plane, plane.kubeconfig_of("kube-controller-manager"))
         for path in ("serviceaccounts/default", "configmaps/kube-root-ca.crt"):
             what = f"the controller manager has made {path} in namespace default"
             processes.wait_until(what, lambda p=path: api.exists(f"/api/v1/namespaces/default/{p}"), START_SECONDS)  # type: ignore[misc]
@@ -190,9 +190,10 @@ def _start_api_server(
     processes.start("kube-apiserver", [program, *options, *more])
 
 
-def _start_controller_manager(processes: Processes, program: Path, plane: ControlPlane) -> None:
+def start_controller_manager(processes: Processes, plane: ControlPlane, kubeconfig: Path) -> None:
+    """Start the controllers, which reach the API server as `kubeconfig` says."""
     options = [
-        f"--kubeconfig={plane.kubeconfig_of('kube-controller-manager')}",
+        f"--kubeconfig={kubeconfig}",
         f"--service-account-private-key-file={plane.signing_key}",
         f"--root-ca-file={plane.ca_file}",
         "--leader-elect=false",
@@ -200,7 +201,7 @@ def _start_controller_manager(processes: Processes, program: Path, plane: Contro
         f"--kube-api-qps={plane.controller_rate}",
         f"--kube-api-burst={2 * plane.controller_rate}",
     ]
-    processes.start("kube-controller-manager", [program, *options])
+    processes.start("kube-controller-manager", [binaries.ensure("kube-controller-manager"), *options])
 
 
 @contextmanager

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 from aiohttp import web
 
 from multimodel_testbed import access
-from multimodel_testbed.control_plane import ControlPlane
+from multimodel_testbed.control_plane import ControlPlane, start_controller_manager
+from multimodel_testbed.processes import Processes
 
 _HOP_HEADERS = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 START_SECONDS = 30.0
 LONGEST_BODY = 8 * 1024 * 1024
+HOLD_SECONDS = 0.01
 
 
 def _none(_: Any) -> bool:
@@ -32,19 +35,23 @@ class FaultyWay:
     url: str
     kubeconfig: Path
     status: int | None = None
-    """Answer everything with this status."""
+    """Answer everything with this status, and end watches when anything is to be told."""
     silent: bool = False
     """Keep watches open, and pass nothing on."""
     hanging: bool = False
     """Answer nothing."""
+    late: bool = False
+    """Answer lists when this is over, with what they held before."""
+    held: int = 0
+    """Lists that have been made, and whose answers wait."""
     loses: Callable[[dict[str, Any]], bool] = _none
     """Which events of watches are lost."""
     writes: list[str] = field(default_factory=list)
-    """The method and path of every request that changes something and was passed on."""
+    """The method and path of every request that was to change something, and did."""
 
     def heal(self) -> None:
         """Let everything through again."""
-        self.status, self.silent, self.hanging, self.loses = None, False, False, _none
+        self.status, self.silent, self.hanging, self.late, self.loses = None, False, False, False, _none
 
 
 @contextmanager
@@ -64,6 +71,24 @@ def faulty_way(plane: ControlPlane, folder: Path) -> Iterator[FaultyWay]:
         loop.close()
 
 
+@contextmanager
+def controllers_on(plane: ControlPlane, way: FaultyWay) -> Iterator[None]:
+    """Let the controllers of a control plane that this process runs go the same way for the length of the block."""
+    usual = next(child for child in psutil.Process().children() if _is_controller_manager(child, plane))
+    processes = Processes(plane.folder / "logs" / "faulty")
+    usual.suspend()
+    try:
+        start_controller_manager(processes, plane, way.kubeconfig)
+        yield
+    finally:
+        processes.stop()
+        usual.resume()
+
+
+def _is_controller_manager(process: psutil.Process, plane: ControlPlane) -> bool:
+    return process.name().startswith("kube-controller") and str(plane.folder) in " ".join(process.cmdline())
+
+
 async def _begin(serving: Coroutine[None, None, None]) -> "asyncio.Task[None]":
     return asyncio.create_task(serving)
 
@@ -74,7 +99,7 @@ async def _serve(plane: ControlPlane, folder: Path, opened: "asyncio.Queue[Fault
     async with aiohttp.ClientSession(plane.url, connector=connector, read_bufsize=2**21) as session:
         app = web.Application(client_max_size=LONGEST_BODY)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-        passage = _Passage(session)
+        passage = _Passage(session, plane.users["admin"].token)
         app.router.add_route("*", "/{path:.*}", passage.handle)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -105,8 +130,9 @@ class _Passage:
 
     way: FaultyWay
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, token: str) -> None:
         self._session = session
+        self._token = token
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request."""
@@ -114,28 +140,48 @@ class _Passage:
             await asyncio.Event().wait()
         if self.way.status is not None:
             return web.json_response({"message": "injected"}, status=self.way.status)
-        if request.method != "GET":
-            self.way.writes.append(f"{request.method} {request.path}")
         async with self._passed_on(request) as answer:
+            if request.method != "GET" and answer.ok:
+                self.way.writes.append(f"{request.method} {request.path}")
             if request.query.get("watch") == "true" and answer.status == 200:
                 return await self._relay(request, answer)
-            return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
+            body = await answer.read()
+            if "labelSelector" in request.query:
+                await self._hold()
+            return web.Response(status=answer.status, body=body, headers=_content_type(answer))
+
+    async def _hold(self) -> None:
+        self.way.held += 1
+        while self.way.late:  # noqa: ASYNC110  (set from another thread, which could not set an event)
+            await asyncio.sleep(HOLD_SECONDS)
+        self.way.held -= 1
 
     @asynccontextmanager
     async def _passed_on(self, request: web.Request) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_HEADERS}
+        headers.setdefault("Authorization", f"Bearer {self._token}")  # Go's clients send none without TLS
+        taken = headers.get("Accept", "").split(",")
+        if len(taken) > 1:  # controllers take JSON too, in which alone events are understood here
+            headers["Accept"] = ",".join(kind for kind in taken if "protobuf" not in kind)
         timeout = aiohttp.ClientTimeout(total=None)
         body = await request.read()
         async with self._session.request(
-            request.method, request.path_qs, headers=headers, data=body, timeout=timeout
+            request.method, request.path_qs, headers=headers, data=body or None, timeout=timeout
         ) as answer:
             yield answer
 
     async def _relay(self, request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-        relayed = web.StreamResponse(headers={"Content-Type": answer.content_type})
+        relayed = web.StreamResponse(headers=_content_type(answer))
         await relayed.prepare(request)
         with suppress(ConnectionResetError):  # who watched has gone
             async for line in answer.content:
+                if self.way.status is not None:
+                    break
                 if not (self.way.silent or self.way.loses(json.loads(line))):
                     await relayed.write(line)
         return relayed
+
+
+def _content_type(answer: aiohttp.ClientResponse) -> dict[str, str]:
+    """Return the type of an answer with its parameters, which tell what kind of list it is."""
+    return {"Content-Type": answer.headers.get("Content-Type", "application/json")}

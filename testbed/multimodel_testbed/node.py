@@ -49,6 +49,12 @@ class Node:
         """Run kubectl as administrator and return what it prints."""
         return self.plane.kubectl(*arguments, stdin=stdin)
 
+    def set_devices(self, resource: str, count: int) -> None:
+        """Let the node claim to have devices, as `nvidia.com/gpu`, which no device plugin looks after."""
+        claimed = {resource: str(count)}
+        patch = json.dumps({"status": {"capacity": claimed, "allocatable": claimed}})
+        self.kubectl("patch", "node", node_config.NODE_NAME, "--subresource=status", "--type=merge", f"--patch={patch}")
+
     def helm(self, *arguments: str) -> str:
         """Run helm against this cluster and return what it prints; raises TestbedError with its words."""
         command = [str(binaries.ensure("helm")), f"--kubeconfig={self.kubeconfig}", *arguments]

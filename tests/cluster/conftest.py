@@ -1,17 +1,22 @@
 """A real node with MultiModel installed from the chart and the quickstart applied, shared by all end-to-end tests."""
 
+import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import openai
 import psutil
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from multimodel_testbed import images
+from multimodel_testbed.calls import Crowd
 from multimodel_testbed.node import Node, node
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +25,11 @@ CHART = ROOT / "charts" / "multimodel"
 RELEASE_NAMESPACE = "multimodel"
 TAG = "e2e"
 LOAD_SECONDS = 240.0
+ANSWER_SECONDS = 120.0
+ABACUS = "examples/models/abacus"
+GPU = "nvidia.com/gpu"
 POD_USER = 65532
+SUM = {"messages": [{"role": "user", "content": "What is 17 + 25?"}], "max_tokens": 16}
 
 Found = TypeVar("Found")
 
@@ -35,11 +44,76 @@ def _wait_for(what: str, look: Callable[[], Found | None], seconds: float = LOAD
     pytest.fail(f"{what}: not within {seconds:.0f} s")
 
 
+class Traffic:
+    """Clients that ask for a sum, one call after the other, some for a stream, and who count every wrong answer."""
+
+    def __init__(self, portal: BlockingPortal, url: str, model: str, callers: int, pause: float) -> None:
+        self._portal = portal
+        documents = [SUM | {"model": model}, SUM | {"model": model, "stream": True}]
+        make = partial(Crowd, [url], callers, spread=0.5, pause=pause)
+        self._crowds = [portal.call(make, document) for document in documents]
+
+    @property
+    def answered(self) -> int:
+        """How many calls have ended."""
+        return sum(len(crowd.answers) for crowd in self._crowds)
+
+    @property
+    def failed(self) -> list[str]:
+        """What went wrong until now."""
+        answers = [answer for crowd in self._crowds for answer in crowd.answers]
+        return [str(answer) for answer in answers if not answer.good or "42" not in answer.text]
+
+    def leave(self) -> float:
+        """Let the running calls be the last, and return when the last of them ended, in seconds since the epoch."""
+        return self._portal.call(self._leave)
+
+    async def _leave(self) -> float:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            answers = [answer for crowd in self._crowds for answer in await crowd.leave()]
+        return max(answer.ended for answer in answers)
+
+
 @dataclass(frozen=True)
 class Cluster:
     """What the tests do to the cluster and see of it."""
 
     node: Node
+
+    def install(self, *more: str) -> None:
+        """Install the chart, or upgrade it to other values."""
+        sets = [
+            f"--set=images.{part}.repository=multimodel/{part},images.{part}.tag={TAG}"
+            for part in ("operator", "router", "modelserver")
+        ]
+        open_to_all = "--set=requireApiKeys=false"  # as the README installs it to try it
+        release = ("multimodel", str(CHART), f"--namespace={RELEASE_NAMESPACE}", "--create-namespace")
+        self.node.helm("upgrade", "--install", *release, open_to_all, *sets, *more)
+
+    def apply(self, name: str, models: Sequence[Mapping[str, Any]], **spec: Any) -> None:
+        """Make a MultiModel, or give it another spec."""
+        resource = {"apiVersion": "multimodel.dev/v1alpha1", "kind": "MultiModel", "metadata": {"name": name}}
+        document = json.dumps(resource | {"spec": {"models": [*models], **spec}})
+        self.node.kubectl("apply", "--filename=-", stdin=document)
+
+    def change(self, name: str, models: Sequence[Mapping[str, Any]]) -> None:
+        """Give a MultiModel other models."""
+        patch = json.dumps({"spec": {"models": [*models]}})
+        self.node.kubectl("patch", "mm", name, "--type=merge", f"--patch={patch}")
+
+    @contextmanager
+    def traffic(self, multimodel: str, model: str, callers: int = 1, pause: float = 0.2) -> Iterator[Traffic]:
+        """Have so many callers ask a model for the length of the block, and as many for streams.
+
+        Each rests for `pause` seconds between two calls.
+        """
+        url = self.router_url(multimodel).removesuffix("/v1")
+        with start_blocking_portal() as portal:
+            traffic = Traffic(portal, url, model, callers, pause)
+            try:
+                yield traffic
+            finally:
+                traffic.leave()
 
     def get(self, *arguments: str) -> Any:
         """Return `kubectl get … -o json`, decoded."""
@@ -50,7 +124,7 @@ class Cluster:
         return {item["metadata"]["name"] for item in self.get(kind, *arguments)["items"]}
 
     def pods(self, model: str) -> list[dict[str, Any]]:
-        """Return the pods of one model of the quickstart, those that are ending included."""
+        """Return the pods of one model, those that are ending included."""
         return list(self.get("pods", "-l", f"multimodel.dev/model={model}")["items"])
 
     def ready_pod(self, model: str) -> dict[str, Any] | None:
@@ -72,6 +146,23 @@ class Cluster:
         resource = self.get("mm", multimodel)
         ready = self.condition(multimodel, "Ready")
         return ready.get("status") == "True" and ready["observedGeneration"] == resource["metadata"]["generation"]
+
+    def status(self, multimodel: str) -> dict[str, Any]:
+        """Return the status of a MultiModel, empty before it has one."""
+        return dict(self.get("mm", multimodel).get("status", {}))
+
+    def model(self, multimodel: str, name: str) -> dict[str, Any]:
+        """Return what a MultiModel's status says of a model, empty before it does."""
+        return next((dict(m) for m in self.status(multimodel).get("models", []) if m["name"] == name), {})
+
+    def is_settled(self, multimodel: str) -> bool:
+        """Tell whether a MultiModel is ready and nothing of what was applied last is under way."""
+        return self.is_ready(multimodel) and self.condition(multimodel, "Progressing").get("reason") == "Settled"
+
+    def events(self, multimodel: str) -> list[dict[str, Any]]:
+        """Return the Events of a MultiModel."""
+        found = self.get("events.events.k8s.io")["items"]
+        return [event for event in found if event["regarding"]["name"] == multimodel]
 
     def router_url(self, multimodel: str) -> str:
         """Return the URL of a MultiModel's router; the machine reaches Services by their addresses."""
@@ -105,16 +196,9 @@ def cluster() -> Iterator[Cluster]:
     with node() as running:
         for target in ("operator", "router", "modelserver"):
             images.build_and_import(running, target, ROOT, tag=TAG)
-        sets = [
-            f"--set=images.{part}.repository=multimodel/{part},images.{part}.tag={TAG}"
-            for part in ("operator", "router", "modelserver")
-        ]
-        open_to_all = "--set=requireApiKeys=false"  # as the README installs it to try it
-        running.helm(
-            *("install", "multimodel", str(CHART), f"--namespace={RELEASE_NAMESPACE}", "--create-namespace"),
-            *(open_to_all, *sets),
-        )
-        yield Cluster(running)
+        installed = Cluster(running)
+        installed.install()
+        yield installed
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +208,17 @@ def quickstart(cluster: Cluster) -> Iterator[Cluster]:
     _wait_for("the quickstart is ready", lambda: cluster.is_ready("quickstart"))
     yield cluster
     cluster.node.kubectl("delete", "-f", str(QUICKSTART), "--ignore-not-found")
+
+
+@pytest.fixture(scope="session")
+def busy(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster with a MultiModel `busy` of one model, `steady`, which has the node's only GPU; for traffic."""
+    cluster.node.set_devices(GPU, 1)
+    steady = {"name": "steady", "alias": "chat", "plain": {"modelId": ABACUS}, "resources": {"limits": {GPU: 1}}}
+    cluster.apply("busy", [steady], router={"replicas": 1, "waiting": {"maxSeconds": 20}})
+    _wait_for("the model for the traffic is ready", lambda: cluster.is_settled("busy"))
+    yield cluster
+    cluster.node.kubectl("delete", "mm", "busy", "--wait=false")
 
 
 @pytest.fixture

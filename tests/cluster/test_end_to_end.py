@@ -1,6 +1,5 @@
 """The product on a real node, as its users meet it: helm, kubectl, and the official OpenAI client."""
 
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -210,47 +209,6 @@ def test_kubectl_apply_refuses_a_wrong_resource(quickstart: Any, change: dict[st
     wrong["spec"] |= change
     with pytest.raises(subprocess.CalledProcessError, match=words):
         quickstart.node.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(wrong))
-
-
-def test_weights_that_cannot_be_read_are_told_everywhere(quickstart: Any, tmp_path: Path, wait_for: Any) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(ROOT / "examples" / "models" / "abacus", broken)
-    with (broken / "model.safetensors").open("r+b") as weights:
-        weights.truncate(100_000)
-    for path in (tmp_path, *tmp_path.parents[:2], *broken.rglob("*"), broken):
-        path.chmod(path.stat().st_mode | 0o055)
-    mount = {"name": "models", "mountPath": "/models", "readOnly": True}
-    model = {
-        "name": "broken",
-        "plain": {"modelId": "/models/broken"},
-        "volumes": [{"name": "models", "hostPath": {"path": str(tmp_path)}}],
-        "volumeMounts": [mount],
-    }
-    resource = {
-        "apiVersion": "multimodel.dev/v1alpha1",
-        "kind": "MultiModel",
-        "metadata": {"name": "broken"},
-        "spec": {"models": [model], "router": {"replicas": 1}},
-    }
-    quickstart.node.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(resource))
-    try:
-        wait_for("the condition", lambda: quickstart.condition("broken", "Degraded").get("reason") == "BadWeights")
-        assert "model.safetensors" in quickstart.condition("broken", "Degraded")["message"]
-        (status,) = quickstart.get("mm", "broken")["status"]["models"]
-        assert (status["state"], status["reason"]) == ("internal_error", "BadWeights")
-        wait_for("the Event", lambda: "BadWeights" in events_of(quickstart, "broken"))
-        quickstart.node.kubectl("rollout", "status", "deployment/broken-router", "--timeout=120s")
-        client = openai.OpenAI(base_url=quickstart.router_url("broken"), api_key="unused", max_retries=0)
-        with client, pytest.raises(openai.InternalServerError, match=r"model\.safetensors") as refused:
-            ask(client, SUM)
-        assert refused.value.code == "BadWeights"
-    finally:
-        quickstart.node.kubectl("delete", "mm", "broken")
-
-
-def events_of(quickstart: Any, multimodel: str) -> set[str]:
-    events = quickstart.get("events.events.k8s.io")["items"]
-    return {event["reason"] for event in events if event["regarding"]["name"] == multimodel}
 
 
 def test_delete_leaves_nothing(quickstart: Any, wait_for: Any) -> None:

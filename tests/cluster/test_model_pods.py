@@ -45,7 +45,6 @@ def restricted(cluster: Any) -> Iterator[Any]:
     models = [
         played("endless", 1e9, loading={"timeoutSeconds": LIMIT}),
         played("slow", LIMIT / 2, loading={"timeoutSeconds": LIMIT}, cache={"sizeLimit": "64Mi"}),
-        played("tokenless", 0, hubToken={"secretName": "absent"}),
     ]
     resource = {"apiVersion": "multimodel.dev/v1alpha1", "kind": "MultiModel", "metadata": {"name": "played"}}
     document = json.dumps(resource | {"spec": {"models": models}})
@@ -69,10 +68,6 @@ def test_a_load_within_its_bound_succeeds(restricted: Any, wait_for: Callable[..
 def test_a_load_beyond_its_bound_is_ended_and_told(restricted: Any, wait_for: Callable[..., Any]) -> None:
     wait_for("endless has failed", lambda: status(restricted, "endless").get("reason") == "LoadTimeout")
     assert f"within {LIMIT} s" in status(restricted, "endless")["message"]
-
-
-def test_a_missing_token_is_told(restricted: Any, wait_for: Callable[..., Any]) -> None:
-    wait_for("tokenless has failed", lambda: "absent" in status(restricted, "tokenless").get("message", ""))
 
 
 def test_the_cache_is_all_that_may_be_written(restricted: Any, wait_for: Callable[..., Any]) -> None:

@@ -1,5 +1,6 @@
 """A namespace per test on a real API server, the operator as a real process, and a kubelet played by the test."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,11 +15,15 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
+import yaml
 
+from multimodel_testbed import binaries, object_schemas
+from multimodel_testbed import foreign_kinds as foreign_crds
 from multimodel_testbed.control_plane import ControlPlane
 
 Found = TypeVar("Found")
 SECONDS = 30.0
+BUILD = "`python -m multimodel_testbed build` gets it, as the end-to-end tests do"
 
 GROUPS = {
     "multimodels": "/apis/multimodel.dev/v1alpha1",
@@ -254,3 +259,62 @@ def model(name: str, model_id: str | None = None, **fields: Any) -> dict[str, An
 def model_fixture() -> Callable[..., dict[str, Any]]:
     """`model(name, …)`: a model of a manifest."""
     return model
+
+
+@pytest.fixture(scope="session")
+def helm() -> Callable[..., str]:
+    """`helm(*arguments)`: what helm prints."""
+    program = _built("helm")
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def foreign_kinds(api_server: ControlPlane) -> None:
+    """The kinds of others, of which the chart makes objects, on the shared API server."""
+    crds = foreign_crds.locate()
+    if crds is None:
+        pytest.skip(f"others' CRDs are not there; {BUILD}")
+    api_server.kubectl("apply", "--server-side", *(f"--filename={crd}" for crd in crds))
+    kinds = {(document["spec"]["group"], document["spec"]["names"]["plural"]) for document in map(_document, crds)}
+    _eventually("the API server serves them", lambda: all(plural in _served(api_server, g) for g, plural in kinds))
+
+
+def _document(file: Path) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(file.read_text())
+    return document
+
+
+def _served(plane: ControlPlane, group: str) -> str:
+    """Return the kinds of a group that can be asked for, once their fields are published, too."""
+    published = f"apis/{group}/v1" in plane.kubectl("get", "--raw", "/openapi/v3")
+    return plane.kubectl("api-resources", f"--api-group={group}", "--output=name") if published else ""
+
+
+@pytest.fixture(scope="session")
+def kubeconform(
+    api_server: ControlPlane, foreign_kinds: None, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], list[dict[str, Any]]]:
+    """`kubeconform(text)`: what it finds wrong with manifests, by the schemas that the API server publishes."""
+    location = object_schemas.write(api_server, tmp_path_factory.mktemp("schemas"))
+    command = [_built("kubeconform"), "-strict", "-output=json", f"-schema-location={location}", "-"]
+
+    def check(text: str) -> list[dict[str, Any]]:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=120, check=False)
+        wrong: list[dict[str, Any]] = json.loads(done.stdout)["resources"]
+        assert bool(done.returncode) == bool(wrong), done.stderr
+        return wrong
+
+    return check
+
+
+def _built(program: str) -> Path:
+    found = binaries.locate(program)
+    if found is None:
+        pytest.skip(f"{program} is not there; {BUILD}")
+    return found

@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from multimodel_operator import resources, settings
 from multimodel_operator.objects import Key
 from multimodel_operator.owned import Owner
 from multimodel_operator.settings import Images
-from multimodel_testbed import binaries
 from multimodel_testbed.access import User, write_kubeconfig
 from multimodel_testbed.control_plane import ControlPlane
 
@@ -25,24 +23,7 @@ pytestmark = pytest.mark.control_plane
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "multimodel"
-FOREIGN = {"monitoring.coreos.com/v1", "gateway.networking.k8s.io/v1"}
-"""API groups of others, which the API server here does not know."""
 FORBIDDEN_WORDS = ("forbidden", "Forbidden", "refused", "Traceback")
-
-
-@pytest.fixture(scope="module")
-def helm() -> Callable[..., str]:
-    """`helm(*arguments)`: what helm prints."""
-    program = binaries.locate("helm")
-    if program is None:
-        pytest.skip("helm is not there; `python -m multimodel_testbed build` builds it, the end-to-end tests need it")
-
-    def run(*arguments: str) -> str:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run
 
 
 def documents(rendered: str) -> list[dict[str, Any]]:
@@ -71,12 +52,14 @@ VALUES = {
 
 
 @pytest.mark.parametrize("options", VALUES.values(), ids=VALUES)
-def test_the_api_server_takes_everything(helm: Any, api_server: ControlPlane, options: list[str]) -> None:
-    rendered = documents(helm("template", "multimodel", str(CHART), "--namespace=default", *options))
-    known = [document for document in rendered if document["apiVersion"] not in FOREIGN]
+def test_the_api_server_takes_everything(
+    helm: Any, api_server: ControlPlane, foreign_kinds: None, options: list[str]
+) -> None:
+    text = helm("template", "multimodel", str(CHART), "--namespace=default", *options)
+    rendered = documents(text)
     api_server.kubectl(
         *("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "--filename=-"),
-        stdin=yaml.safe_dump_all(known),
+        stdin=text,
     )
     kinds = {document["kind"] for document in rendered}
     assert ("CustomResourceDefinition" in kinds) is ("--set=crds.enabled=false" not in options)
@@ -86,8 +69,9 @@ def test_the_api_server_takes_everything(helm: Any, api_server: ControlPlane, op
 
 
 @pytest.mark.parametrize("options", VALUES.values(), ids=VALUES)
-def test_the_chart_is_clean(helm: Any, options: list[str]) -> None:
+def test_the_chart_is_clean(helm: Any, kubeconform: Any, options: list[str]) -> None:
     helm("lint", "--strict", str(CHART), *options)
+    assert kubeconform(helm("template", "multimodel", str(CHART), *options)) == []
 
 
 def rendered_kind(helm: Any, kind: str, *options: str) -> list[dict[str, Any]]:
@@ -111,7 +95,7 @@ def test_routes_do_not_cut_long_answers(helm: Any) -> None:
 
 
 def test_monitors_find_the_pods_that_there_are(helm: Any) -> None:
-    """The kinds of the Prometheus operator are not installed here: their labels and ports are compared with ours."""
+    """No Prometheus operator runs here: the labels and ports of its objects are compared with ours."""
     owner = Owner(Key("team", "chat"), "uid")
     spec = MultiModelSpec.model_validate({"models": [{"name": "a", "plain": {"modelId": "org/a"}}]})
     made = [child.document for child in resources.children(owner, spec, Images("r", "m"))]

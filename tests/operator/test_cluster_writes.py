@@ -9,11 +9,11 @@ from multimodel_operator import objects
 from multimodel_operator.api_server import ApiServer, connected
 from multimodel_operator.cache import Cache
 from multimodel_operator.cluster import Cluster
-from multimodel_operator.errors import AbsentError, NotLeadingError, RefusedError
+from multimodel_operator.errors import AbsentError, NotLeadingError, OutdatedError, RefusedError
 from multimodel_operator.metrics import Metrics
 from multimodel_operator.objects import Key
 from multimodel_operator.pace import Pace
-from multimodel_operator.plan import Create, Delete
+from multimodel_operator.plan import Create, Delete, Update
 from multimodel_testbed.control_plane import ControlPlane
 
 pytestmark = pytest.mark.control_plane
@@ -95,6 +95,39 @@ async def test_nothing_is_written_without_leading(parts: Parts, namespace: Names
     with pytest.raises(NotLeadingError):
         await parts.cluster.take(Create(document(namespace, objects.SERVICE_ACCOUNT, "mm-router"), "does not exist"))
     assert "mm-router" not in namespace.names("serviceaccounts")
+
+
+async def test_what_another_leader_has_changed_since_is_not_undone(parts: Parts, namespace: Namespace) -> None:
+    """As when a leader is stopped after it has looked at its Lease, and goes on when another has led for long."""
+    wanted = deployment(namespace)
+    made = await parts.cluster.take(Create(wanted, "does not exist"))
+    assert made is not None
+    namespace.patch(
+        namespace.path("deployments", "mm-model-a"), {"spec": {"minReadySeconds": 5}}, "multimodel-operator"
+    )
+    old = {**wanted, "spec": {**wanted["spec"], "minReadySeconds": 1}}
+    for keep_replicas in (None, 1):
+        with pytest.raises(OutdatedError, match="Deployment mm-model-a has changed since it was last seen"):
+            await parts.cluster.take(Update(old, "the spec or the operator changed", keep_replicas))
+    live = namespace.get("deployments", "mm-model-a")
+    assert live["spec"]["minReadySeconds"] == 5
+    parts.cache.put(live)
+    await parts.cluster.take(Update(old, "the spec or the operator changed"))
+    assert namespace.get("deployments", "mm-model-a")["spec"]["minReadySeconds"] == 1
+
+
+async def test_a_status_that_another_leader_has_written_since_stands(
+    parts: Parts, namespace: Namespace, model: Any, operator: Any
+) -> None:
+    with operator.paused():
+        seen = namespace.multimodel(model("a"))
+        parts.cache.put(seen)
+        key = Key(namespace.name, "mm")
+        await parts.cluster.write_status(key, {"loaded": "0/1"})
+        namespace.patch(f"{namespace.path('multimodels', 'mm')}/status", {"status": {"loaded": "1/1"}})
+        with pytest.raises(OutdatedError):
+            await parts.cluster.write_status(key, {"loaded": "0/1"})
+        assert namespace.status()["loaded"] == "1/1"
 
 
 async def test_a_scale_yields_to_whoever_scaled_since(parts: Parts, namespace: Namespace) -> None:

@@ -7,28 +7,33 @@ from typing import Any
 
 import pytest
 
-from multimodel_operator import health, inventory
+from multimodel_api import names
+from multimodel_operator import health, inventory, objects, settings
+from multimodel_operator.__main__ import Operator
 from multimodel_operator.cache import Cache
+from multimodel_operator.cluster import Cluster
 from multimodel_operator.errors import AbsentError, UnavailableError
 from multimodel_operator.health import Health
 from multimodel_operator.metrics import Metrics
-from multimodel_operator.objects import Key
+from multimodel_operator.objects import Key, Kind
+from multimodel_operator.scaler import Scaler
 from multimodel_operator.workqueue import WorkQueue
 
 
 class FaultySource:
-    """Lists nothing, or raises `error`; hangs if told to."""
+    """Lists what there is of a kind, or raises `error`; hangs if told to."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.hangs = False
+        self.found: list[dict[str, Any]] = []
 
-    async def list(self, *_: Any) -> tuple[list[Any], str]:
+    async def list(self, kind: Kind, *_: Any) -> tuple[list[Any], str]:
         if self.hangs:
             await asyncio.Event().wait()
         if self.error:
             raise self.error
-        return [], "1"
+        return [found for found in self.found if found["kind"] == kind.name], "1"
 
     @asynccontextmanager
     async def watch(self, *_: Any) -> AsyncIterator[AsyncIterator[Any]]:
@@ -45,7 +50,7 @@ class Parts:
         self.source = FaultySource()
         self.cache = Cache(self.source, None, relist_seconds=0.01)
         self.queue = WorkQueue(self._work, 1, Metrics())
-        self.health = Health(self.cache, self.queue)
+        self.health = Health(self.cache, [self.queue])
 
     async def _work(self, _: Key) -> None:
         await self.release.wait()
@@ -96,6 +101,52 @@ async def test_not_alive_when_what_is_due_finds_no_worker(monkeypatch: pytest.Mo
     assert parts.health.live
     monkeypatch.setattr(health, "STUCK_SECONDS", 0.01)
     await parts.until(live=False)
+
+
+class StuckCluster(Cluster):
+    """Lets pods in, but never gets done with it."""
+
+    async def admit(self, pod: Key) -> None:  # noqa: ARG002
+        await asyncio.Event().wait()
+
+
+def found(kind: Kind, name: str, **fields: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "team", "uid": name, "resourceVersion": "1", "generation": 1}
+    metadata |= {"creationTimestamp": "2026-01-01T00:00:00Z"} | fields.pop("metadata", {})
+    return {"kind": kind.name, "metadata": metadata, **fields}
+
+
+async def test_not_alive_when_scaling_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, metrics = FaultySource(), Metrics()
+    labels = {"labels": {names.LABEL_INSTANCE: "mm", names.LABEL_MODEL: "a"}}
+    source.found = [
+        found(objects.MULTIMODEL, "mm", spec={"models": [{"name": "a", "plain": {"modelId": "org/a"}}]}),
+        found(objects.DEPLOYMENT, "mm-model-a", metadata=labels, spec={"replicas": 1}),
+        found(objects.POD, "a-1", metadata=labels, spec={"schedulingGates": [{"name": names.RESIDENCY_GATE}]}),
+    ]
+    cache = Cache(source, None, relist_seconds=0.01)
+    scaler = Scaler(cache, StuckCluster(None, cache, None, metrics), metrics)  # type: ignore[arg-type]
+    scaled = Health(cache, [scaler.queue])
+    tasks = [asyncio.create_task(run()) for run in (cache.run, scaler.run)]
+    async with asyncio.timeout(5):
+        await cache.synced()
+        while not scaler.queue.longest_work_seconds():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert scaled.live
+    monkeypatch.setattr(health, "STUCK_SECONDS", 0.5)
+    async with asyncio.timeout(5):
+        while scaled.live:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def test_an_operator_lives_by_all_its_loops() -> None:
+    made = Operator(None, settings.parse([], {}), Metrics())  # type: ignore[arg-type]
+    (scaler,) = (duty for duty in made._duties if isinstance(duty, Scaler))
+    (reconciling,) = (duty for duty in made._duties if isinstance(duty, WorkQueue))
+    assert set(made._queues) == {reconciling, scaler.queue}
 
 
 async def test_not_alive_when_a_list_never_ends(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:

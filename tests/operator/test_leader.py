@@ -1,6 +1,7 @@
 """Leader election on a real API server: one leads, another takes over in time, and nobody writes on an old mandate."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -109,6 +110,19 @@ async def test_a_silent_leader_stops_before_another_leads(
     way.heal()
     await second.stop()
     await until("the first leads again", lambda: len(first.began) == 2)
+    await first.stop()
+
+
+async def test_a_leader_whose_machine_was_suspended_leads_no_more(
+    api: ApiServer, lease: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Candidate(api, lease, "first")
+    await until("it leads", lambda: first.began)
+    assert first.elector.leads
+    awake = time.clock_gettime
+    slept = {time.CLOCK_BOOTTIME: TIMING.lease}
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: awake(clock) + slept.get(clock, 0))
+    assert not first.elector.leads, "though the monotonic clock has stood still"
     await first.stop()
 
 

@@ -49,8 +49,9 @@ def test_environment_and_volumes_pass_through_and_win() -> None:
         resources={"limits": {"nvidia.com/gpu": 1}},
     )
     container = server(pod)
-    assert [variable["name"] for variable in container["env"]] == ["HOME", "HF_HOME", "PROXY"]
-    assert container["env"][1]["value"] == "/disk"
+    names = [variable["name"] for variable in container["env"]]
+    assert names == ["HOME", "TRITON_CACHE_DIR", "XDG_CACHE_HOME", "HF_HOME", "PROXY"]
+    assert container["env"][3]["value"] == "/disk"
     assert {m["mountPath"]: m["name"] for m in container["volumeMounts"]} == {"/tmp": "tmp", "/cache": "disk"}
     assert volume(pod, "disk")["persistentVolumeClaim"] == {"claimName": "disk"}
     assert container["resources"] == {"limits": {"nvidia.com/gpu": 1}}
@@ -124,6 +125,11 @@ def test_files_from_the_hub_are_kept_where_the_manifest_says(cache: Any, source:
     assert volume(pod, "hub-cache") == {"name": "hub-cache", **source}
     assert {"name": "hub-cache", "mountPath": "/cache"} in server(pod)["volumeMounts"]
     assert {"name": "HF_HOME", "value": "/cache"} in server(pod)["env"]
+
+
+def test_compiled_kernels_are_kept_on_the_same_volume() -> None:
+    environment = {variable["name"]: variable["value"] for variable in server(model_pod())["env"]}
+    assert (environment["TRITON_CACHE_DIR"], environment["XDG_CACHE_HOME"]) == ("/cache/triton", "/cache")
 
 
 def test_claimed_devices_reach_the_model_server() -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+from multimodel_operator.objects import CHILD_KINDS
 from multimodel_testbed.control_plane import ControlPlane, control_plane
-from multimodel_testbed.faults import FaultyWay, faulty_way
+from multimodel_testbed.faults import FaultyWay, controllers_on, faulty_way
 
 pytestmark = pytest.mark.control_plane
 
@@ -169,6 +170,27 @@ def test_deletions_that_no_watch_tells(
     until("all is gone", lambda: not namespace.all("deployments"), operator, seconds=CONVERGED_SECONDS)
 
 
+def test_deletions_in_the_midst_of_a_list(
+    namespace: Namespace, start_operator: StartOperator, way: FaultyWay, model: MakeModel
+) -> None:
+    operator = start_operator(QUICK, f"--namespace={namespace.name}", kubeconfig=way.kubeconfig)
+    namespace.multimodel(model("a"), model("b"))
+    until("in line", lambda: in_line(namespace, "mm"), operator)
+    way.late = True
+    until("all kinds are listed again", lambda: way.held >= len(CHILD_KINDS), operator)
+    gone = ("services", "mm-model-a"), ("deployments", "mm-model-b"), ("roles", "mm-router")
+    before = {name: namespace.get(plural, name)["metadata"]["uid"] for plural, name in gone}
+    for plural, name in gone:
+        namespace.delete(plural, name)
+    way.late = False
+
+    def made_again() -> bool:
+        there = all(name in namespace.names(plural) for plural, name in gone)
+        return there and all(namespace.get(plural, name)["metadata"]["uid"] != before[name] for plural, name in gone)
+
+    until("all are made again", made_again, operator, seconds=CONVERGED_SECONDS)
+
+
 def test_an_api_server_that_answers_503_for_a_while(
     namespace: Namespace, start_operator: StartOperator, way: FaultyWay, model: MakeModel
 ) -> None:
@@ -189,6 +211,28 @@ def test_an_api_server_that_answers_503_for_a_while(
         until("the edit is done", lambda: patched(namespace, "mm-model-a", 9), operator, seconds=CONVERGED_SECONDS)
         until("the new one is made", lambda: in_line(namespace, "new"), operator, seconds=CONVERGED_SECONDS)
         until("ready again", lambda: probes.get("/health/ready").status_code == 200, operator)
+
+
+def test_an_api_server_that_answers_503_to_the_controllers_too(
+    api_server: ControlPlane, namespace: Namespace, start_operator: StartOperator, way: FaultyWay, model: MakeModel
+) -> None:
+    def pods(name: str) -> set[str]:
+        return {pod for pod in namespace.names("pods") if pod.startswith(f"{name}-")}
+
+    with controllers_on(api_server, way):
+        operator = start_operator(QUICK, f"--namespace={namespace.name}", kubeconfig=way.kubeconfig)
+        namespace.multimodel(model("a"), model("b"))
+        until("every pod is made", lambda: len(pods("mm")) == 4, operator)
+        way.status = 503
+        namespace.multimodel(model("a"), model("b"), name="new")
+        edit(namespace, 9)
+        time.sleep(2 * LEASE_SECONDS)  # the outage has to last
+        assert "new-router" not in namespace.names("deployments")
+        way.heal()
+        until("the new one is made", lambda: in_line(namespace, "new"), operator, seconds=CONVERGED_SECONDS)
+        until("the edit is done", lambda: patched(namespace, "mm-model-a", 9), operator, seconds=CONVERGED_SECONDS)
+        until("its pods are made", lambda: len(pods("new")) >= 4, operator, seconds=2 * CONVERGED_SECONDS)
+    assert len(pods("new")) == 4, "and none twice"
 
 
 @pytest.mark.parametrize("policy", ["Background", "Foreground"])

@@ -114,6 +114,8 @@ def test_an_edit_changes_only_what_it_is_about(
     assert {variable["name"]: variable["value"] for variable in environment} == {
         "HOME": "/tmp",
         "HF_HOME": "/elsewhere",
+        "TRITON_CACHE_DIR": "/cache/triton",
+        "XDG_CACHE_HOME": "/cache",
     }
 
 

@@ -111,3 +111,11 @@ def test_stages() -> None:
     assert rollout.stage(deployment(), [OLD, newcomer()], NOW) is Stage.BLOCKED
     assert rollout.stage(deployment(strategy=DRAIN), [fresh], NOW) is Stage.DRAINING
     assert rollout.stage(deployment(strategy=DRAIN, done=True), [fresh], NOW) is Stage.DONE
+
+
+def test_a_pod_without_a_place_is_looked_at_again_when_it_has_waited_for_long_enough() -> None:
+    since = {age: f"2026-01-01T00:00:{60 - age:02}Z" for age in (3, 7, 30)}
+    waiting = [newcomer(since=since[age]) for age in (3, 7, 30)]
+    assert rollout.seconds_to_next_look([OLD, *waiting], NOW) == rollout.BLOCKED_SECONDS - 7
+    assert rollout.seconds_to_next_look([OLD, waiting[2]], NOW) is None
+    assert rollout.seconds_to_next_look([OLD], NOW) is None

@@ -1,4 +1,4 @@
-"""Every MultiModel that examples, pages and notes show is one that the API server takes."""
+"""What examples, pages and notes show: MultiModels that the API server takes, and manifests whose fields exist."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,9 @@ from multimodel_testbed.control_plane import ControlPlane
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "charts" / "multimodel" / "README.md"]
-EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+EXAMPLES = [*sorted((ROOT / "examples").glob("*.yaml")), *sorted((ROOT / "crds").glob("*.yaml"))]
+SHOWN_ONLY = {"keda.sh/v1alpha1"}
+"""API groups of others, which nothing here makes objects of."""
 
 
 def shown() -> dict[str, dict[str, Any]]:
@@ -23,11 +25,12 @@ def shown() -> dict[str, dict[str, Any]]:
         f"{where}, document {number + 1}": document
         for where, text in texts.items()
         for number, document in enumerate(yaml.safe_load_all(text))
-        if isinstance(document, dict) and document.get("kind") == "MultiModel"
+        if isinstance(document, dict) and {"apiVersion", "kind"} <= set(document)
     }
 
 
-SHOWN = shown()
+MANIFESTS = shown()
+SHOWN = {where: document for where, document in MANIFESTS.items() if document["kind"] == "MultiModel"}
 
 
 def test_something_is_shown() -> None:
@@ -39,3 +42,24 @@ def test_something_is_shown() -> None:
 def test_the_api_server_takes_it(api_server: ControlPlane, where: str) -> None:
     document = yaml.safe_dump(SHOWN[where])
     api_server.kubectl("apply", "--dry-run=server", "--validate=strict", "--filename=-", stdin=document)
+
+
+@pytest.mark.control_plane
+def test_every_field_that_is_shown_exists(kubeconform: Any) -> None:
+    known = [document for document in MANIFESTS.values() if document["apiVersion"] not in SHOWN_ONLY]
+    assert {"CustomResourceDefinition", "MultiModel"} <= {document["kind"] for document in known}
+    assert kubeconform(yaml.safe_dump_all(known)) == []
+
+
+@pytest.mark.control_plane
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"spec": {"models": [{"name": "a", "plane": {}}]}}, "additional properties 'plane' not allowed"),
+        ({"spec": {"models": "a"}}, "got string, want array"),
+        ({"kind": "MultiModle"}, "could not find schema for MultiModle"),
+    ],
+)
+def test_kubeconform_finds_what_is_wrong(kubeconform: Any, wrong: dict[str, Any], words: str) -> None:
+    (found,) = kubeconform(yaml.safe_dump({**next(iter(SHOWN.values())), **wrong}))
+    assert words in found["msg"]

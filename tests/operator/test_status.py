@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from multimodel_api import names
 from multimodel_api.failures import FailureReason
 from multimodel_api.manifest import MultiModelSpec
 from multimodel_api.router_spec import ApiKeys
+from multimodel_api.scaling import Residency
 from multimodel_api.status import ConditionReason, Memory, MultiModelStatus
 from multimodel_operator import serving, status
 from multimodel_operator.fit import LOOKING, Fit
@@ -54,7 +56,8 @@ def broken_pod(*, model: str | None, message: str) -> dict[str, Any]:
     labels |= {"multimodel.dev/model": model} if model else {}
     waiting = {"reason": "ImagePullBackOff", "message": message}
     container = {"name": "c", "ready": False, "image": "org/server:1", "state": {"waiting": waiting}}
-    return {"metadata": {"name": "p", "labels": labels}, "status": {"containerStatuses": [container]}}
+    metadata = {"name": "p", "labels": labels, "creationTimestamp": NOW}
+    return {"metadata": metadata, "status": {"containerStatuses": [container]}}
 
 
 def observed(*, a: tuple[int, int] = (1, 1), b: tuple[int, int] = (1, 1), router: int = 2, pods: Any = ()) -> Observed:
@@ -331,6 +334,54 @@ def test_what_fitted_stands_while_it_is_looked_at_again() -> None:
     again = told(observed(), first, LATER, fits={"a": LOOKING, "b": Fit(True, "fits", memory)})
     assert again == first, "an operator that has just begun writes nothing"
     assert "Fits" not in conditions(told(observed(), fits={"a": LOOKING}))
+
+
+def pod_of(model: str, spec: dict[str, Any], *conditions: dict[str, Any]) -> dict[str, Any]:
+    metadata = {"name": f"{model}-1", "creationTimestamp": NOW, "labels": POD["labels"] | {names.LABEL_MODEL: model}}
+    given = [{"lastTransitionTime": NOW} | condition for condition in conditions]
+    return {"metadata": metadata, "spec": spec, "status": {"conditions": given}}
+
+
+def deployed(seen: Observed) -> Observed:
+    """The same, with the labels by which models and their Deployments belong together."""
+    for child, model in zip(seen.children, "ab", strict=False):
+        child["metadata"]["labels"] = {names.LABEL_MODEL: model}
+    return seen
+
+
+SERVES = {"type": "Ready", "status": "True"}
+GATED = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
+NO_GPU = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+NO_GPU |= {"message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."}
+GPU = {"containers": [{"name": "modelserver", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]}
+
+
+def test_a_model_that_is_not_let_in_yet_waits_and_fails_in_nothing() -> None:
+    first = pod_of("a", {"nodeName": "n"}, SERVES)
+    gated = pod_of("b", {"schedulingGates": [{"name": names.RESIDENCY_GATE}]}, GATED)
+    one = SPEC.model_copy(update={"residency": Residency(max_loaded=1)})
+    shown = told(deployed(observed(b=(1, 0), pods=[first, gated])), spec=one)
+    words = "waits for a place: spec.residency.maxLoaded is 1, and a came first"
+    (_, b) = shown.models
+    assert (b.state, b.reason, b.message) == ("reloading", "WaitingForPlace", words)
+    assert conditions(shown)["Progressing"] == ("True", "WaitingForPlace", f"model b: {words}")
+    assert conditions(shown)["Ready"] == ("False", "ModelsLoading", f"waiting for b; model b: {words}")
+    assert conditions(shown)["Degraded"][0] == "False"
+    assert shown.summary == "WaitingForPlace: b; loaded: a"
+    enough = SPEC.model_copy(update={"residency": Residency(max_loaded=2)})
+    assert told(deployed(observed(b=(1, 0), pods=[first, gated])), spec=enough).models[1].reason is None
+
+
+def test_a_model_whose_gpu_another_has_waits_and_fails_in_nothing() -> None:
+    starved = pod_of("b", GPU, NO_GPU)
+    shown = told(deployed(observed(b=(1, 0), pods=[pod_of("a", GPU | {"nodeName": "n"}, SERVES), starved])))
+    words = "waits for nvidia.com/gpu, until one of those is idle that have it: a"
+    (_, b) = shown.models
+    assert (b.state, b.reason, b.message) == ("reloading", "WaitingForDevice", words)
+    assert conditions(shown)["Progressing"] == ("True", "WaitingForDevice", f"model b: {words}")
+    assert conditions(shown)["Degraded"][0] == "False"
+    alone = told(deployed(observed(a=(0, 0), b=(1, 0), pods=[starved])))
+    assert (alone.models[1].state, alone.models[1].reason) == ("internal_error", "Unschedulable")
 
 
 def test_every_reason_is_of_the_fixed_list() -> None:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ pytestmark = pytest.mark.control_plane
 
 GPU = "nvidia.com/gpu"
 CALLERS = 4
-LONG_AGO = "2026-01-01T00:00:00Z"
+STUCK_SECONDS = 8
+"""How long the played scheduler says that a pod has had no place, when it says so first."""
 
 
 @asynccontextmanager
 async def operating(plane: ControlPlane, namespace: str, log: Path) -> AsyncIterator[None]:
     """Run an operator; for want of API keys it makes no routers, the test has its own."""
-    options = [f"--namespace={namespace}", "--require-api-keys", "--health-port=0", "--resync-seconds=1"]
+    options = [f"--namespace={namespace}", "--require-api-keys", "--health-port=0"]
     command = [sys.executable, "-m", "multimodel_operator", *options]
     with log.open("wb") as output:
         environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig)}
@@ -54,9 +56,10 @@ async def schedule(cluster: Any, gpus: int) -> None:
                 free -= 1
             elif not pod["status"].get("conditions"):
                 lacking = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+                since = datetime.now(UTC) - timedelta(seconds=STUCK_SECONDS)
                 lacking |= {
                     "message": f"0/1 nodes are available: 1 Insufficient {GPU}.",
-                    "lastTransitionTime": LONG_AGO,
+                    "lastTransitionTime": since.strftime("%Y-%m-%dT%H:%M:%SZ"),
                 }
                 await cluster.patch(f"{path}/status", {"status": {"conditions": [lacking]}})
         await asyncio.sleep(TICK)

@@ -14,6 +14,7 @@ import yaml
 from multimodel_api import names
 from multimodel_router.fleet import FleetUnavailableError
 from multimodel_router.fleet.kubernetes import cluster_access
+from multimodel_router.server import ABANDONED_SECONDS
 
 pytestmark = pytest.mark.control_plane
 
@@ -102,6 +103,24 @@ async def test_a_model_whose_deployment_is_not_made_yet_is_waited_for(cluster: A
     deployment["metadata"] = {key: deployment["metadata"][key] for key in ("name", "labels")}
     await cluster.create(cluster.path("deployments", "/apis/apps/v1"), deployment)
     assert (await request).status_code == 200
+
+
+async def test_a_router_accepts_for_a_while_after_its_end_unless_every_other_ends_too(
+    cluster: Any, start_on_kubernetes: Start
+) -> None:
+    router = await start_on_kubernetes([MODEL], settings={"lame_duck_seconds": 60.0})
+    labels = {names.LABEL_INSTANCE: "mm", names.LABEL_COMPONENT: names.Component.ROUTER}
+    for name in ("mm-router-1", "mm-router-2"):
+        metadata = {"name": name, "labels": labels, "finalizers": ["multimodel.dev/test"]}  # so that it is there on
+        container = {"name": "router", "image": "standin", "args": [], "env": []}
+        await cluster.create(cluster.path("pods"), {"metadata": metadata, "spec": {"containers": [container]}})
+    stopping = asyncio.create_task(router.stop())
+    assert (await cluster.api.delete(f"{cluster.path('pods')}/mm-router-1")).is_success
+    await asyncio.wait((stopping,), timeout=2 * ABANDONED_SECONDS)
+    assert not stopping.done()
+    assert (await router.http.get("/v1/models")).status_code == 200
+    assert (await cluster.api.delete(f"{cluster.path('pods')}/mm-router-2")).is_success
+    await asyncio.wait_for(stopping, timeout=10)
 
 
 class Proxy:

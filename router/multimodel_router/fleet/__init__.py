@@ -70,6 +70,10 @@ class Fleet(Protocol):
     def synced(self) -> bool:
         """Whether the fleet has been seen whole at least once."""
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether all that serves is on its way out, and nothing comes: nobody will be served here any more."""
+
     def view(self, model: str) -> ModelView:
         """Return what is known now of the model with this name."""
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from multimodel_api import names
 from multimodel_api.manifest import Model, MultiModel
+from multimodel_api.pod_status import is_leaving
 from multimodel_api.progress import LoadProgress
 from multimodel_api.served import as_served
 from multimodel_api.state import ModelState
@@ -79,7 +80,7 @@ class KubernetesFleet:
         self._multimodels = self._reflector(names.PLURAL, fieldSelector=f"metadata.name={multimodel}")
         self._deployments = self._reflector("deployments", labelSelector=model_servers)
         self._slices = self._reflector("endpointslices", labelSelector=instance)
-        self._pods = self._reflector("pods", labelSelector=model_servers)
+        self._pods = self._reflector("pods", labelSelector=instance)
         self._reflectors = (self._multimodels, self._deployments, self._slices, self._pods)
         self._spec_version: str | None = None
         self._progress: dict[str, LoadProgress] = {}
@@ -90,6 +91,12 @@ class KubernetesFleet:
         """Whether everything has been listed at least once."""
         return all(reflector.synced for reflector in self._reflectors)
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether every pod of the MultiModel is being deleted: its namespace is, or it is itself."""
+        pods = self._pods.objects.values()
+        return bool(pods) and all(is_leaving(pod) for pod in pods)
+
     def view(self, model: str) -> ModelView:
         """Return what the cluster shows of a model."""
         found = next((known for known in self.catalog.models if known.name == model), None)
@@ -98,8 +105,8 @@ class KubernetesFleet:
         name = self._object_name(model)
         slices = [s for s in self._slices.objects.values() if objects.label(s, objects.SERVICE_LABEL) == name]
         deployment = self._deployments.objects.get(name)
-        all_pods = list(self._pods.objects.values())
-        view = objects.model_view(found, deployment, slices, self._pods_of(model), self._progress.get(model), all_pods)
+        servers = [pod for pod in self._pods.objects.values() if objects.label(pod, names.LABEL_MODEL)]
+        view = objects.model_view(found, deployment, slices, self._pods_of(model), self._progress.get(model), servers)
         unload = unload_of(self._commands.get(model))
         return dataclasses.replace(view, unload=unload, calls_failing=model in self._calls_failing)
 

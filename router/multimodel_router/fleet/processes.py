@@ -24,6 +24,7 @@ class ProcessFleet:
     """Runs the models of a spec; a model that no server can load has nothing to scale."""
 
     synced = True
+    abandoned = False
 
     def __init__(
         self,

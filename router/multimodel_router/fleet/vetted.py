@@ -63,6 +63,11 @@ class VettedFleet:
         """Whether the fleet has been seen whole at least once."""
         return self._fleet.synced
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody will be served here any more."""
+        return self._fleet.abandoned
+
     def view(self, model: str) -> ModelView:
         """Return what is known now of the model with this name."""
         view = self._views.get(model)

@@ -1,4 +1,4 @@
-"""Scaling by load, unloading when idle and taking turns, over a real API server; routers are pages of real metrics."""
+"""Routers as far as their metrics go, a kubelet that makes pods ready, and a leader with little patience."""
 
 import asyncio
 import contextlib
@@ -6,6 +6,7 @@ import random
 import socketserver
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,10 +25,14 @@ from multimodel_operator.scaler import Scaler, Timing
 from multimodel_router.metrics import Metrics as RouterMetrics
 from multimodel_testbed.control_plane import ControlPlane
 
-pytestmark = pytest.mark.control_plane
-
 TIMING = Timing(calm=0.3, urgent=0.2, down=2.0, patience=Patience(quiet=1.0, turn=4.0))
 SECONDS = 60.0
+
+
+@pytest.fixture(name="timing")
+def timing_fixture() -> Timing:
+    """How patient the leader is."""
+    return TIMING
 
 
 class Router(BaseHTTPRequestHandler):
@@ -77,11 +82,17 @@ def router() -> Iterator[RouterPage]:
 
 
 class Kubelet:
-    """Makes every pod ready that may run; pods that limit GPUs get a node one at a time, as it has but one."""
+    """Makes every pod ready that may run; pods that limit GPUs get a node one at a time, as it has but one.
+
+    A pod that is to end does so when it has no `work`, which a test counts by pod. `looked` is called with all pods.
+    """
 
     def __init__(self, namespace: Any, router: RouterPage) -> None:
         self._namespace = namespace
         self._router = router
+        self.pods: list[dict[str, Any]] = []
+        self.work: Counter[str] = Counter()
+        self.looked: Callable[[list[dict[str, Any]]], None] = lambda _: None
 
     async def run(self) -> None:
         while True:
@@ -89,12 +100,14 @@ class Kubelet:
             await asyncio.sleep(0.1)
 
     def look(self) -> None:
-        pods = self._namespace.all("pods")
+        self.pods = pods = self._namespace.all("pods")
+        self.looked(pods)
         gpu_is_free = not any(pod["spec"].get("nodeName") for pod in pods)
         for pod in pods:
             with contextlib.suppress(AssertionError, httpx.HTTPStatusError):  # it may have been deleted meanwhile
                 if "deletionTimestamp" in pod["metadata"]:
-                    self._end(pod)
+                    if not self.work[pod["metadata"]["name"]]:
+                        self._end(pod)
                 elif pod["spec"].get("schedulingGates") or pod["status"].get("phase") == "Running":
                     continue
                 elif not _limits_gpu(pod) or pod["spec"].get("nodeName"):
@@ -134,9 +147,10 @@ def _limits_gpu(pod: dict[str, Any]) -> bool:
 
 
 @pytest.fixture
-async def kubelet(namespace: Any, router: RouterPage) -> AsyncIterator[None]:
-    playing = asyncio.create_task(Kubelet(namespace, router).run())
-    yield
+async def kubelet(namespace: Any, router: RouterPage) -> AsyncIterator[Kubelet]:
+    played = Kubelet(namespace, router)
+    playing = asyncio.create_task(played.run())
+    yield played
     playing.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await playing
@@ -159,7 +173,7 @@ Scaling = Callable[[], contextlib.AbstractAsyncContextManager[None]]
 
 @pytest.fixture
 def scaling(
-    api_server: ControlPlane, namespace: Any, operator: Any, kubelet: None, monkeypatch: pytest.MonkeyPatch
+    api_server: ControlPlane, namespace: Any, operator: Any, kubelet: Kubelet, monkeypatch: pytest.MonkeyPatch
 ) -> Scaling:
     """`async with scaling()`: a leader scales in the namespace for the length of the block."""
     default = "kubernetes_asyncio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
@@ -198,125 +212,3 @@ def until(operator: Any) -> Callable[..., Awaitable[None]]:
             await asyncio.sleep(0.05)
 
     return wait
-
-
-def reasons(namespace: Any) -> set[str]:
-    return {event["reason"] for event in namespace.own_events()}
-
-
-def scaled_by(deployment: dict[str, Any]) -> set[str]:
-    fields = deployment["metadata"]["managedFields"]
-    return {entry["manager"] for entry in fields if "f:replicas" in entry["fieldsV1"].get("f:spec", {})}
-
-
-async def test_replicas_follow_the_load_and_an_idle_model_goes_whoever_leads(
-    namespace: Any, model: Any, router: RouterPage, scaling: Scaling, until: Any
-) -> None:
-    by_load = {"minReplicas": 1, "maxReplicas": 3, "idleSeconds": 6, "targetRequests": 2}
-    namespace.multimodel(model("a", scaling=by_load), router={"replicas": 1})
-
-    def replicas() -> int:
-        return namespace.get("deployments", "mm-model-a")["spec"]["replicas"]
-
-    def ready() -> int:
-        return namespace.get("deployments", "mm-model-a").get("status", {}).get("readyReplicas", 0)
-
-    await until("the model is loaded", lambda: "mm-model-a" in namespace.names("deployments") and ready() == 1)
-    async with scaling():
-        with router.requests("a", 5):
-            await until("three replicas", lambda: replicas() == 3)
-            await until("all of them serve", lambda: ready() == 3)
-        router.silent = True
-        asked = router.asked
-        await until("the silent router has been asked for long", lambda: router.asked > asked + 3 * TIMING.down)
-        assert replicas() == 3
-        router.silent = False
-        await until("one replica", lambda: replicas() == 1)
-        await until("the Events", lambda: {"LoadRose", "LoadFell"} <= reasons(namespace))
-
-    with router.requests("a", 1):
-        pass
-    ended = time.time()
-    async with scaling():
-        await until("no replica", lambda: replicas() == 0)
-        assert 6 <= time.time() - ended < 16
-        await until("the Event", lambda: "Idle" in reasons(namespace))
-
-
-async def test_an_unloaded_model_stays_unloaded_whatever_is_in_flight(
-    namespace: Any, model: Any, router: RouterPage, scaling: Scaling, until: Any
-) -> None:
-    namespace.multimodel(model("a", scaling={"maxReplicas": 3, "targetRequests": 1}), router={"replicas": 1})
-    await until("the model is there", lambda: "mm-model-a" in namespace.names("deployments"))
-    async with scaling():
-        namespace.scale("mm-model-a", 0)
-        with router.requests("a", 9):
-            asked = router.asked
-            await until("the router has been asked", lambda: router.asked > asked + 5)
-        assert namespace.get("deployments", "mm-model-a")["spec"]["replicas"] == 0
-
-
-async def test_models_share_one_place_the_idle_at_once_and_the_busy_by_turns(
-    namespace: Any, model: Any, router: RouterPage, scaling: Scaling, until: Any
-) -> None:
-    namespace.multimodel(model("a"), model("b"), residency={"maxLoaded": 1}, router={"replicas": 1})
-    most = 0
-
-    def loaded() -> set[str]:
-        nonlocal most
-        held = {
-            pod["metadata"]["labels"][names.LABEL_MODEL]
-            for pod in namespace.all("pods", labelSelector=names.LABEL_MODEL)
-            if not pod["spec"].get("schedulingGates")
-        }
-        most = max(most, len(held))
-        return held
-
-    def replicas() -> dict[str, int]:
-        wanted = {name: namespace.get("deployments", f"mm-model-{name}")["spec"]["replicas"] for name in "ab"}
-        loaded()
-        return wanted
-
-    async with scaling():
-        await until("the first of the list is let in", lambda: loaded() == {"a"})
-        assert replicas() == {"a": 1, "b": 0}
-        await until("it serves", lambda: namespace.get("deployments", "mm-model-a")["status"].get("readyReplicas"))
-
-        namespace.scale("mm-model-b", 1)
-        with router.requests("b", 1):
-            await until("the idle one makes room", lambda: loaded() == {"b"})
-            assert replicas() == {"a": 0, "b": 1}
-
-            namespace.scale("mm-model-a", 1)
-            with router.requests("a", 1):
-                await until("the busy one's turn is over", lambda: loaded() == {"a"})
-                assert replicas() == {"a": 1, "b": 1}
-            await until("the other's turn comes again", lambda: loaded() == {"b"})
-        assert most == 1
-        await until("the Event", lambda: "MadeRoom" in reasons(namespace))
-
-
-async def test_an_idle_model_gives_its_gpu_to_one_that_finds_none(
-    namespace: Any, model: Any, router: RouterPage, scaling: Scaling, until: Any
-) -> None:
-    gpu = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
-    namespace.multimodel(model("a", **gpu), model("b", scaling={"minReplicas": 0}, **gpu), router={"replicas": 1})
-
-    def serving() -> list[str]:
-        return [
-            name
-            for name in "ab"
-            if namespace.get("deployments", f"mm-model-{name}").get("status", {}).get("readyReplicas")
-        ]
-
-    await until("both models are there", lambda: {"mm-model-a", "mm-model-b"} <= namespace.names("deployments"))
-    async with scaling():
-        await until("the first has the GPU", lambda: serving() == ["a"])
-        with router.requests("a", 1):
-            namespace.scale("mm-model-b", 1)
-            asked = router.asked
-            await until("the router has been asked", lambda: router.asked > asked + 5)
-            assert serving() == ["a"]
-        with router.requests("b", 1):
-            await until("the other has the GPU", lambda: serving() == ["b"])
-    assert namespace.get("deployments", "mm-model-a")["spec"]["replicas"] == 0
