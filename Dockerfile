@@ -24,6 +24,9 @@ COPY --from=requirements /requirements/router.txt /requirements/
 RUN pip install -c /requirements/constraints.txt -r /requirements/router.txt
 
 FROM runtime AS modelserver-packages
+# Triton compiles what launches a kernel, and products with bf16 weights are compiled for the processor they run on.
+RUN command -v gcc || { apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*; }
 COPY --from=requirements /requirements/modelserver.txt /requirements/
 RUN pip install -c /requirements/constraints.txt -r /requirements/modelserver.txt
 

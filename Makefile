@@ -30,7 +30,7 @@ up: $(VENV)/.runtime ## serve examples/quickstart.yaml on 127.0.0.1:1234
 
 test: $(VENV)/.dev ## unit, parity and API-server tests (no root, no GPU)
 	@$(BIN)/python -m multimodel_testbed build --control-plane-only
-	$(BIN)/python -m pytest -m 'not cluster and not gpu'
+	$(BIN)/python -m pytest -m 'not cluster and not gpu' --numprocesses=2 --dist=loadfile
 
 check: $(VENV)/.dev ## formatting, lint, types, import contracts, generated files
 	$(BIN)/ruff format --check .

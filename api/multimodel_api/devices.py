@@ -31,14 +31,21 @@ def short_of(pod: Pod) -> frozenset[str]:
 
     A pod that asks for more than any node has in all is short of nothing that anybody could give.
     """
-    words = pod_status.condition(pod, "PodScheduled").get("message") or ""
-    is_hopeless = _NO_NODE_IS_LARGE_ENOUGH in words and _OTHERS_HAVE_IT not in words
-    if is_hopeless or not pod_status.is_unschedulable(pod):
+    if fits_nowhere(pod) or not pod_status.is_unschedulable(pod):
         return frozenset()
-    return frozenset(_SHORT_OF.findall(words))
+    return frozenset(_SHORT_OF.findall(_words(pod)))
+
+
+def fits_nowhere(pod: Pod) -> bool:
+    """Whether the scheduler says of a pod that no node could take it, whoever left."""
+    return _NO_NODE_IS_LARGE_ENOUGH in _words(pod) and _OTHERS_HAVE_IT not in _words(pod)
 
 
 def may_get_room(pods: Iterable[Pod], neighbours: Iterable[Pod]) -> bool:
     """Whether pods lack nothing but a device that others of the same MultiModel have, who make room when idle."""
     lacking = frozenset(name for pod in pods for name in short_of(pod))
     return any(lacking & devices_of(neighbour) for neighbour in neighbours)
+
+
+def _words(pod: Pod) -> str:
+    return pod_status.condition(pod, "PodScheduled").get("message") or ""

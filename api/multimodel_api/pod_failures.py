@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from multimodel_api import pod_status
+from multimodel_api import devices, pod_status
 from multimodel_api.failures import FailureReason, LoadFailure
 from multimodel_api.pod_status import ContainerStatus, Pod, condition
 from multimodel_api.timestamps import moment, seconds_between
@@ -116,7 +116,8 @@ def _refused(pods: Sequence[Pod], now: str | None) -> LoadFailure | None:
 def _failure_of(pod: Pod, now: str | None, *, room_comes: bool) -> LoadFailure | None:
     if pod_status.is_unschedulable(pod):
         words = condition(pod, "PodScheduled").get("message") or "no node fits"
-        return None if room_comes else LoadFailure(reason=FailureReason.UNSCHEDULABLE, message=words)
+        may_fit = room_comes and not devices.fits_nowhere(pod)
+        return None if may_fit else LoadFailure(reason=FailureReason.UNSCHEDULABLE, message=words)
     if _is_on_a_lost_node(pod):
         node = pod.get("spec", {}).get("nodeName")
         words = f"the node {node} has gone silent; the pod is replaced when the cluster gives the node up"

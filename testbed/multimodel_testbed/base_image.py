@@ -11,7 +11,7 @@ from multimodel_testbed.errors import TestbedError
 from multimodel_testbed.progress import Progress
 
 SUITE = "bookworm"
-PACKAGES = ("ca-certificates", "python3", "python3-venv")
+PACKAGES = ("ca-certificates", "gcc", "libc6-dev", "libpython3-dev", "python3", "python3-venv")
 UNNEEDED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale")
 
 

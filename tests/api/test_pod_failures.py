@@ -241,6 +241,13 @@ def test_want_of_room_is_no_failure_while_somebody_leaves() -> None:
     assert failure.reason is FailureReason.UNSCHEDULABLE
 
 
+def test_what_fits_nowhere_fails_whoever_leaves() -> None:
+    words = f"{NO_ROOM['message']} preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+    leaves = pod(container(RUNNING, ready=True), deletionTimestamp=LATER)
+    failure = pod_failure([pod(conditions=[NO_ROOM | {"message": words}])], neighbours=[leaves])
+    assert failure == LoadFailure(reason=FailureReason.UNSCHEDULABLE, message=words)
+
+
 def test_a_pod_that_the_scheduler_may_not_look_at_yet_fails_in_nothing() -> None:
     gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
     assert pod_failure([pod(conditions=[gated])]) is None
