@@ -67,6 +67,8 @@ class MarkerReader:
     A router feeds it every piece of every stream, so it keeps the ids as they are written until they are asked for.
     """
 
+    __slots__ = ("_ids", "ended", "held", "marked")
+
     def __init__(self, token_ids: Iterable[int] = ()) -> None:
         """`token_ids` are those of the streams that this one goes on with."""
         self.marked = False

@@ -26,8 +26,10 @@ class Cors:
 
     def preflight(self, request: Request) -> Headers | None:
         """Return the answer's headers to a browser that asks before it calls; None when this is no such question."""
+        if request.method != "OPTIONS":
+            return None
         method = request.header(b"access-control-request-method")
-        if request.method != "OPTIONS" or method is None or self._allowed(request) is None:
+        if method is None or self._allowed(request) is None:
             return None
         wanted = request.header(b"access-control-request-headers")
         return [

@@ -25,6 +25,8 @@ DEAF_PROBES = 2
 class Lease:
     """One request's place at an endpoint, until released."""
 
+    __slots__ = ("_leases", "began", "endpoint", "heard", "model", "patience", "unloaded")
+
     def __init__(self, model: Model, endpoint: Endpoint, leases: set["Lease"]) -> None:
         self.model = model
         self.endpoint = endpoint

@@ -77,6 +77,23 @@ class Desk:
 class Exchange:
     """One request and its answer."""
 
+    __slots__ = (
+        "_call",
+        "_deadline",
+        "_desk",
+        "_failures",
+        "_headers",
+        "_last",
+        "_loop",
+        "_markers",
+        "_model",
+        "_patience",
+        "_reply",
+        "_state",
+        "_stream",
+        "_tail",
+    )
+
     def __init__(self, desk: Desk, call: Call, model: Model, reply: Reply, *, stream: bool) -> None:
         self._desk = desk
         self._call = call

@@ -100,12 +100,11 @@ class ModelMetrics:
         self.failures_in_a_row = metrics.failures_in_a_row.labels(model)
 
     def __enter__(self) -> None:
-        """Count a request as in flight, and remember when the model was last used."""
+        """Count a request as in flight."""
         self.in_flight.inc()
-        self.last_request.set_to_current_time()
 
     def __exit__(self, *_: object) -> None:
-        """Count it no more."""
+        """Count it no more, and remember when the model was last used."""
         self.in_flight.dec()
         self.last_request.set_to_current_time()
 

@@ -39,6 +39,8 @@ class ConnectionBrokenError(UpstreamError):
 class Response:
     """An answer whose head has come; splice or read its body, and close it in any case."""
 
+    __slots__ = ("_connection", "_release", "headers", "status")
+
     def __init__(self, connection: "_Connection", release: Callable[["_Connection"], None]) -> None:
         self._connection = connection
         self._release = release
@@ -167,6 +169,25 @@ def _head(endpoint: Endpoint, method: str, target: str, headers: Headers, length
 
 class _Connection(asyncio.Protocol):
     """One connection: an exchange at a time; httptools calls the `on_…` methods."""
+
+    __slots__ = (
+        "_broken",
+        "_chunks",
+        "_complete",
+        "_head_complete",
+        "_keep_alive",
+        "_lost",
+        "_parser",
+        "_throttled",
+        "_transport",
+        "_unread",
+        "_waiter",
+        "_write",
+        "headers",
+        "idle_since",
+        "received",
+        "status",
+    )
 
     def __init__(self, lost: Callable[["_Connection"], None]) -> None:
         self.status = 0

@@ -1,12 +1,10 @@
 """How many tokens an answer says it cost, read from its last bytes alone; pure."""
 
 import re
-
-KEPT = 1024
-"""Bytes of an answer's end that are kept for it."""
+from collections import deque
 
 PIECES = 8
-"""Pieces that are only collected, before they are cut to that."""
+"""Pieces of an answer's end that are kept for it, as they came."""
 
 _PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d+)')
 _COMPLETION = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d+)')
@@ -15,18 +13,16 @@ _COMPLETION = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d+)')
 class Tail:
     """The end of an answer."""
 
-    def __init__(self) -> None:
-        self._last: list[bytes] = []
+    __slots__ = ("_last", "feed")
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
-        self._last.append(data)
-        if len(self._last) == PIECES:
-            self._last = [b"".join(self._last)[-KEPT:]]
+    def __init__(self) -> None:
+        self._last: deque[bytes] = deque(maxlen=PIECES)
+        self.feed = self._last.append
+        """Takes the next piece; every one of every stream, so nothing stands between."""
 
     def tokens(self) -> tuple[int, int]:
         """Return prompt and completion tokens, 0 where the answer does not say."""
-        end = b"".join(self._last)[-KEPT:]
+        end = b"".join(self._last)
         return _last_number(_PROMPT, end), _last_number(_COMPLETION, end)
 
 

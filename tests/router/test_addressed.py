@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from multimodel_router.addressed import PREFIX_BYTES, opening
-from multimodel_router.usage import KEPT, Tail
+from multimodel_router.usage import PIECES, Tail
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 
@@ -49,10 +49,11 @@ def test_a_long_opening_is_cut_and_a_strange_one_is_no_error() -> None:
         (b"data: [DONE]\n\n", (0, 0)),
     ],
 )
-@pytest.mark.parametrize("piece", [1, 7, 10_000])
-def test_the_tokens_are_read_from_the_last_bytes(end: bytes, tokens: tuple[int, int], piece: int) -> None:
+@pytest.mark.parametrize("piece", [16, 50, 10_000])
+def test_the_tokens_are_read_from_the_last_pieces(end: bytes, tokens: tuple[int, int], piece: int) -> None:
     tail = Tail()
-    whole = b'{"prompt_tokens": 999}' + b"x" * KEPT + end
-    for start in range(0, len(whole), piece):
-        tail.feed(whole[start : start + piece])
+    for before in (b'{"prompt_tokens": 999}', *[b"data: x"] * PIECES):
+        tail.feed(before)
+    for start in range(0, len(end), piece):
+        tail.feed(end[start : start + piece])
     assert tail.tokens() == tokens

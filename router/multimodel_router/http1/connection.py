@@ -39,6 +39,24 @@ class Site:
 class Connection(asyncio.Protocol):
     """Answers what its reader reads; `expire` is due at `deadline`. A client that closes its side has left."""
 
+    __slots__ = (
+        "_behind",
+        "_limits",
+        "_loop",
+        "_paused",
+        "_peer",
+        "_queue",
+        "_reader",
+        "_refused",
+        "_reply",
+        "_site",
+        "_stage",
+        "_stage_began",
+        "_task",
+        "_transport",
+        "deadline",
+    )
+
     def __init__(self, site: Site) -> None:
         self.deadline = NEVER
         self._site = site

@@ -25,6 +25,22 @@ class Phase(Enum):
 class Reader:
     """Reads requests with httptools, which calls the `on_…` methods; those raise ApiError for what is refused."""
 
+    __slots__ = (
+        "_body",
+        "_headers",
+        "_limits",
+        "_parser",
+        "_peer",
+        "_request",
+        "_target",
+        "_unfinished",
+        "_whole",
+        "awaits_continue",
+        "begun",
+        "phase",
+        "refusal",
+    )
+
     def __init__(self, limits: Limits, peer: str) -> None:
         self.phase = Phase.BETWEEN
         self.begun = 0

@@ -25,6 +25,25 @@ def _date(now: int) -> bytes:
 class Reply:
     """Begun once with `start`, grown with `write`, finished with `end`; `on_pressure` is told when to pause."""
 
+    __slots__ = (
+        "_behind",
+        "_bodiless",
+        "_caught_up",
+        "_chunked",
+        "_content_type",
+        "_extra",
+        "_head",
+        "_loop",
+        "_on_pressure",
+        "_request",
+        "_transport",
+        "bytes_sent",
+        "ended",
+        "first_byte",
+        "keep_alive",
+        "status",
+    )
+
     def __init__(
         self, request: Request, transport: asyncio.WriteTransport, extra: Iterable[tuple[bytes, bytes]]
     ) -> None:
