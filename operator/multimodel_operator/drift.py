@@ -7,8 +7,9 @@ everything that we want).
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from multimodel_api import names
@@ -26,6 +27,10 @@ _SUFFIXES = {
     **{suffix: Decimal(1000) ** power for power, suffix in enumerate("MGTPE", start=2)},
     **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)},
 }
+_QUANTITY = re.compile(
+    rf"(?P<number>[+-]?(?=\.?[0-9])[0-9]{{0,20}}(\.[0-9]{{0,20}})?([eE][+-]?[0-9]{{1,2}})?)(?P<suffix>{'|'.join(_SUFFIXES)})?"
+)
+"""What a number with its unit looks like; digests of objects do too, now and then, with exponents beyond all bounds."""
 
 
 def stamped(document: Object) -> Object:
@@ -66,10 +71,7 @@ def _same(wanted: Any, live: Any) -> bool:
 
 def quantity(value: Any) -> Decimal | None:
     """Return a Kubernetes quantity as a number: the API server writes `1000m` as `1`."""
-    text = str(value)
-    suffix = next((s for s in sorted(_SUFFIXES, key=len, reverse=True) if text.endswith(s)), "")
-    try:
-        number = Decimal(text.removesuffix(suffix))
-    except InvalidOperation:
+    written = _QUANTITY.fullmatch(str(value))
+    if written is None:
         return None
-    return number * _SUFFIXES.get(suffix, Decimal(1)) if number.is_finite() else None
+    return Decimal(written["number"]) * _SUFFIXES.get(written["suffix"], Decimal(1))

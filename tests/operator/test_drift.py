@@ -18,6 +18,9 @@ from multimodel_operator.drift import ANNOTATION_APPLIED, difference, stamped
         ({"memory": "1024Mi"}, {"memory": "1Gi"}),
         ({"memory": "1500M"}, {"memory": "1.5G"}),
         ({"disk": "2k"}, {"disk": "2000"}),
+        ({"disk": "2e3"}, {"disk": "2k"}),
+        ({"disk": "0.5Ei"}, {"disk": "512Pi"}),
+        ({"disk": ".5G"}, {"disk": "500M"}),
         ({"list": ["x"]}, {"list": ["x"]}),
         ({"containers": [{"name": "b"}]}, {"containers": [{"name": "a"}, {"name": "b", "image": "i"}]}),
     ],
@@ -39,6 +42,8 @@ def test_held(wanted: Any, live: Any) -> None:
         ({"a": "m"}, {"a": "k"}, ".a"),
         ({"a": True}, {"a": "x"}, ".a"),
         ({"a": {"b": 1}}, {"a": "x"}, ".a"),
+        ({"digest": "57912345e9812345"}, {"digest": "c0ffee"}, ".digest"),
+        ({"digest": "0e12345678912345"}, {"digest": "0e54321987654321"}, ".digest"),
     ],
 )
 def test_not_held(wanted: Any, live: Any, path: str) -> None:
