@@ -47,7 +47,7 @@ crds: $(VENV)/.dev ## write the CRD from multimodel_api.manifest
 system-packages: ## install the Debian packages that the test cluster and the browser tests need (root)
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	  buildah chromium chromium-driver containernetworking-plugins containers-storage debootstrap iproute2 mount nftables openssl runc
+	  buildah chromium chromium-driver containernetworking-plugins containers-storage debootstrap iproute2 mount nftables openssl prometheus runc
 
 e2e: $(VENV)/.dev ## end-to-end tests on a real node (root, Debian; see CONTRIBUTING.md)
 	@$(BIN)/python -m multimodel_testbed build
