@@ -100,11 +100,12 @@ class ModelMetrics:
         self.failures_in_a_row = metrics.failures_in_a_row.labels(model)
 
     def __enter__(self) -> None:
-        """Count a request as in flight."""
+        """Count a request as in flight, and remember when the model was last used."""
         self.in_flight.inc()
+        self.last_request.set_to_current_time()
 
     def __exit__(self, *_: object) -> None:
-        """Count it no more, and remember when the model was last used."""
+        """Count it no more."""
         self.in_flight.dec()
         self.last_request.set_to_current_time()
 
