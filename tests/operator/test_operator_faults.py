@@ -57,6 +57,15 @@ def way(api_server: ControlPlane, tmp_path: Path) -> Iterator[FaultyWay]:
 
 
 @pytest.fixture
+def settled(namespace: Namespace, start_operator: StartOperator, way: FaultyWay, model: MakeModel) -> Operator:
+    """Start an operator whose way to the API server may become faulty, with one MultiModel that is in line."""
+    operator = start_operator(QUICK, f"--namespace={namespace.name}", kubeconfig=way.kubeconfig)
+    namespace.multimodel(model("a"), model("b"))
+    until("in line", lambda: in_line(namespace, "mm"), operator)
+    return operator
+
+
+@pytest.fixture
 def elected(namespace: Namespace) -> Callable[[str], list[str]]:
     """`elected(identity)`: the options of one of several operators."""
     lease = f"default/lease-{uuid.uuid4().hex[:8]}"
@@ -142,42 +151,27 @@ def test_a_leader_that_was_frozen_writes_nothing_when_it_wakes(
     assert patched(namespace, "mm-0-model-a", 9)
 
 
-def test_a_watch_that_falls_silent(
-    namespace: Namespace, start_operator: StartOperator, way: FaultyWay, model: MakeModel
-) -> None:
-    operator = start_operator(QUICK, f"--namespace={namespace.name}", kubeconfig=way.kubeconfig)
-    namespace.multimodel(model("a"), model("b"))
-    until("in line", lambda: in_line(namespace, "mm"), operator)
+def test_a_watch_that_falls_silent(namespace: Namespace, settled: Operator, way: FaultyWay, model: MakeModel) -> None:
     way.silent = True
     edit(namespace, 9)
-    until("the edit is seen", lambda: patched(namespace, "mm-model-a", 9), operator, seconds=CONVERGED_SECONDS)
+    until("the edit is seen", lambda: patched(namespace, "mm-model-a", 9), settled, seconds=CONVERGED_SECONDS)
     namespace.multimodel(model("a"), model("b"), name="new")
-    until("the new one is seen", lambda: in_line(namespace, "new"), operator, seconds=CONVERGED_SECONDS)
+    until("the new one is seen", lambda: in_line(namespace, "new"), settled, seconds=CONVERGED_SECONDS)
 
 
-def test_deletions_that_no_watch_tells(
-    namespace: Namespace, start_operator: StartOperator, way: FaultyWay, model: MakeModel
-) -> None:
-    operator = start_operator(QUICK, f"--namespace={namespace.name}", kubeconfig=way.kubeconfig)
-    namespace.multimodel(model("a"), model("b"))
-    until("in line", lambda: in_line(namespace, "mm"), operator)
+def test_deletions_that_no_watch_tells(namespace: Namespace, settled: Operator, way: FaultyWay) -> None:
     way.loses = lambda event: event["type"] == "DELETED"
     for plural, name in (("services", "mm-model-a"), ("deployments", "mm-model-b"), ("roles", "mm-router")):
         namespace.delete(plural, name)
         what = f"{plural} {name} is made again"
-        until(what, lambda p=plural, n=name: n in namespace.names(p), operator, seconds=CONVERGED_SECONDS)
+        until(what, lambda p=plural, n=name: n in namespace.names(p), settled, seconds=CONVERGED_SECONDS)
     namespace.delete("multimodels", "mm")
-    until("all is gone", lambda: not namespace.all("deployments"), operator, seconds=CONVERGED_SECONDS)
+    until("all is gone", lambda: not namespace.all("deployments"), settled, seconds=CONVERGED_SECONDS)
 
 
-def test_deletions_in_the_midst_of_a_list(
-    namespace: Namespace, start_operator: StartOperator, way: FaultyWay, model: MakeModel
-) -> None:
-    operator = start_operator(QUICK, f"--namespace={namespace.name}", kubeconfig=way.kubeconfig)
-    namespace.multimodel(model("a"), model("b"))
-    until("in line", lambda: in_line(namespace, "mm"), operator)
+def test_deletions_in_the_midst_of_a_list(namespace: Namespace, settled: Operator, way: FaultyWay) -> None:
     way.late = True
-    until("all kinds are listed again", lambda: way.held >= len(CHILD_KINDS), operator)
+    until("all kinds are listed again", lambda: way.held >= len(CHILD_KINDS), settled)
     gone = ("services", "mm-model-a"), ("deployments", "mm-model-b"), ("roles", "mm-router")
     before = {name: namespace.get(plural, name)["metadata"]["uid"] for plural, name in gone}
     for plural, name in gone:
@@ -188,29 +182,26 @@ def test_deletions_in_the_midst_of_a_list(
         there = all(name in namespace.names(plural) for plural, name in gone)
         return there and all(namespace.get(plural, name)["metadata"]["uid"] != before[name] for plural, name in gone)
 
-    until("all are made again", made_again, operator, seconds=CONVERGED_SECONDS)
+    until("all are made again", made_again, settled, seconds=CONVERGED_SECONDS)
 
 
 def test_an_api_server_that_answers_503_for_a_while(
-    namespace: Namespace, start_operator: StartOperator, way: FaultyWay, model: MakeModel
+    namespace: Namespace, settled: Operator, way: FaultyWay, model: MakeModel
 ) -> None:
-    operator = start_operator(QUICK, f"--namespace={namespace.name}", kubeconfig=way.kubeconfig)
-    namespace.multimodel(model("a"), model("b"))
-    until("in line", lambda: in_line(namespace, "mm"), operator)
-    url = next(word for word in operator.log.split() if word.startswith("http://127.0.0.1:"))
+    url = next(word for word in settled.log.split() if word.startswith("http://127.0.0.1:"))
     with httpx.Client(base_url=url, trust_env=False) as probes:
-        until("ready", lambda: probes.get("/health/ready").status_code == 200, operator)
+        until("ready", lambda: probes.get("/health/ready").status_code == 200, settled)
         way.status = 503
-        until("not ready", lambda: probes.get("/health/ready").status_code == 503, operator)
+        until("not ready", lambda: probes.get("/health/ready").status_code == 503, settled)
         assert probes.get("/health/live").status_code == 200
         edit(namespace, 9)
         namespace.multimodel(model("a"), model("b"), name="new")
         time.sleep(2 * LEASE_SECONDS)  # the outage has to last
         assert not patched(namespace, "mm-model-a", 9)
         way.heal()
-        until("the edit is done", lambda: patched(namespace, "mm-model-a", 9), operator, seconds=CONVERGED_SECONDS)
-        until("the new one is made", lambda: in_line(namespace, "new"), operator, seconds=CONVERGED_SECONDS)
-        until("ready again", lambda: probes.get("/health/ready").status_code == 200, operator)
+        until("the edit is done", lambda: patched(namespace, "mm-model-a", 9), settled, seconds=CONVERGED_SECONDS)
+        until("the new one is made", lambda: in_line(namespace, "new"), settled, seconds=CONVERGED_SECONDS)
+        until("ready again", lambda: probes.get("/health/ready").status_code == 200, settled)
 
 
 def test_an_api_server_that_answers_503_to_the_controllers_too(

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 from openai import AsyncOpenAI
 
 from multimodel_api import launch
 from multimodel_api.manifest import MultiModel
+from multimodel_router import endpoints as router_endpoints
 from multimodel_router.endpoints import Endpoints
-from multimodel_router.fleet import Endpoint, Fleet
+from multimodel_router.fleet import Endpoint, Fleet, probe
 from multimodel_router.fleet.kubernetes import KubernetesFleet, cluster_access
 from multimodel_router.fleet.processes import ProcessFleet
 from multimodel_router.fleet.server_process import Launch
@@ -77,6 +80,11 @@ async def eventually(ask: Callable[[], Awaitable[Any]], wanted: Any) -> None:
                 await asyncio.sleep(TICK)
     except TimeoutError:
         pytest.fail(f"still {answer!r} after {DEADLINE} s, not {wanted!r}")
+
+
+async def connections_to(port: int | None) -> int:
+    """Return how many connections this process has to a port."""
+    return sum(at.raddr != () and at.raddr.port == port for at in psutil.Process().net_connections("tcp"))
 
 
 StartRouter = Callable[..., Awaitable[Running]]
@@ -140,6 +148,14 @@ async def serving(fleet: Fleet, upstream: Upstream, wait_seconds: float, **more:
 
 
 @pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a silent server be found soon."""
+    monkeypatch.setattr(router_endpoints, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(router_endpoints, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(probe, "PROBE_SECONDS", 0.3)
+
+
+@pytest.fixture
 def stand_in() -> Callable[[Launch], list[str]]:
     """Make the command line of a stand-in."""
     return standin_command
@@ -183,6 +199,8 @@ async def cluster(plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.Monke
     async with played_cluster(plane, tmp_path, STANDIN, Cluster) as made:
         monkeypatch.setenv("KUBECONFIG", str(made.kubeconfig))
         yield made
+    # Watches were broken off: their TLS connections live until the API server has said goodbye, and need the loop.
+    await eventually(partial(connections_to, urlsplit(plane.url).port), 0)
 
 
 @pytest.fixture

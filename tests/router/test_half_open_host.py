@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from multimodel_router import endpoints
-from multimodel_router.fleet import Endpoint, probe
+from multimodel_router.fleet import Endpoint
 from multimodel_router.fleet.processes import ProcessFleet
 from multimodel_router.fleet.server_process import Launch
 from multimodel_router.upstream import Upstream, dial_tcp
@@ -78,13 +77,8 @@ def namespace() -> Iterator[str]:
 
 
 @pytest.fixture
-async def start(
-    namespace: str, manifest: Any, serve: Any, stand_in: Any, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Start]:
+async def start(namespace: str, manifest: Any, serve: Any, stand_in: Any, impatient: None) -> AsyncIterator[Start]:
     """Start a router of two replicas, one of them far away, that finds silent servers soon."""
-    monkeypatch.setattr(endpoints, "SILENT_SECONDS", 0.3)
-    monkeypatch.setattr(endpoints, "CHECK_SECONDS", 0.05)
-    monkeypatch.setattr(probe, "PROBE_SECONDS", 0.3)
     async with AsyncExitStack() as stack:
 
         async def start_router() -> tuple[Any, FarHost]:

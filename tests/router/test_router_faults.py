@@ -10,8 +10,8 @@ import psutil
 import pytest
 import yaml
 
-from multimodel_router import endpoints, relay
-from multimodel_router.fleet import kubernetes, probe, reflector
+from multimodel_router import relay
+from multimodel_router.fleet import kubernetes, reflector
 from multimodel_testbed.calls import call
 from multimodel_testbed.control_plane import ControlPlane
 from multimodel_testbed.faults import FaultyWay, faulty_way
@@ -29,14 +29,6 @@ def chat(**more: Any) -> dict[str, Any]:
 
 
 # Model servers.
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a silent server be found soon."""
-    monkeypatch.setattr(endpoints, "SILENT_SECONDS", 0.3)
-    monkeypatch.setattr(endpoints, "CHECK_SECONDS", 0.05)
-    monkeypatch.setattr(probe, "PROBE_SECONDS", 0.3)
 
 
 async def start_two(start: Start, until: Any) -> Any:

@@ -1,22 +1,16 @@
 """Compiles attention for Hopper without a device, and prints what came of it; run by a test, which interprets."""
 
 import json
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
+from compile_for_hopper import HOPPER, spilled
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from multimodel_server.kernels import PagedLayout, triton_attention
 from multimodel_server.kernels.attention_plan import padded, tiling
-
-HOPPER = GPUTarget("cuda", 90, 32)
-TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
 def compiled(head_dim: int, cache: str, *, decodes: bool) -> dict[str, object]:
@@ -46,19 +40,11 @@ def compiled(head_dim: int, cache: str, *, decodes: bool) -> dict[str, object]:
     kernel = triton.compile(source, target=HOPPER, options=options)
     return {
         "shared_bytes": kernel.metadata.shared,
-        "spilled_bytes": spilled_bytes(kernel.asm["cubin"]),
+        "spilled_bytes": spilled(kernel.asm["cubin"]),
         "keys": tiles.keys,
         "ttgir": kernel.asm["ttgir"],
         "ptx": kernel.asm["ptx"],
     }
-
-
-def spilled_bytes(cubin: bytes) -> int:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        listed = subprocess.run([TOOL, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-    return int(listed.stdout.partition("STACK:")[2].split()[0])
 
 
 def specializations() -> list[str]:

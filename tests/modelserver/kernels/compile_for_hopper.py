@@ -25,6 +25,7 @@ from multimodel_server.kernels import (
     triton_sampling,
 )
 
+HOPPER = GPUTarget("cuda", 90, 32)
 INSPECTOR = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 TOKENS, HEADS, KV_HEADS, HEAD_DIM, WIDTH, VOCABULARY = 4, 8, 2, 128, 4096, 50_000
 
@@ -33,7 +34,7 @@ class Hopper:
     """What Triton asks of a driver before it launches anything."""
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
+        return HOPPER
 
     def get_current_device(self) -> int:
         return 0
