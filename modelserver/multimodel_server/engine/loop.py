@@ -92,6 +92,7 @@ class Engine:
         on_device = self.runner.ahead > 0
         self._pace = Pace(DEVICE_ALLOWANCE, least=DEVICE_ALLOWANCE) if on_device else Pace(FIRST_ALLOWANCE)
         self._known_problems: list[str] = []
+        self._is_recounted = False
         self._memory = model.memory
         self._asleep = False
         self._sleep_wanted: Sleep | None = None
@@ -107,8 +108,6 @@ class Engine:
 
     def drain(self) -> bool:
         """Take every message there is, waiting for one if there is nothing to do; tell whether to go on."""
-        if not self._is_busy:
-            self._check_invariants()
         patience = 0.0 if self._is_busy else COMPILING_SECONDS if self.grammars.pending else HEARTBEAT_SECONDS
         while self.connection.poll(patience):
             patience = 0.0
@@ -126,6 +125,8 @@ class Engine:
                     self._wake()
                 case Stop():
                     return False
+        if patience == HEARTBEAT_SECONDS and not self._is_recounted:  # nothing came: nobody waits while we count
+            self._recount()
         self._admit_compiled()
         self._sleep_if_wanted()
         return True
@@ -221,6 +222,7 @@ class Engine:
     def _add(self, request: Request) -> None:
         if self._asleep:
             self._wake()
+        self._is_recounted = False
         self._arrivals[request.request_id] = time.monotonic()
         self.scheduler.add(request)
 
@@ -232,8 +234,12 @@ class Engine:
             else:
                 self._add(settled)
 
-    def _check_invariants(self) -> None:
-        """Recount the blocks of an idle engine; a leak is worth knowing, not worth dying of."""
+    def _recount(self) -> None:
+        """Recount the blocks of an engine that came to rest; a leak is worth knowing, not worth dying of.
+
+        It takes a large device's engine longer than several steps.
+        """
+        self._is_recounted = True
         problems = self.scheduler.problems()
         if problems != self._known_problems:
             self._known_problems = problems

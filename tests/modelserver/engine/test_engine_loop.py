@@ -12,7 +12,7 @@ from multimodel_server.engine import loop
 from multimodel_server.engine.device_runner import DeviceRunner
 from multimodel_server.engine.loading import load
 from multimodel_server.engine.loop import Engine
-from multimodel_server.engine.messages import Generate, RequestFailed, Sampling, Step, Stop, decode_from_engine, encode
+from multimodel_server.engine.messages import Generate, RequestFailed, Sampling, Step, decode_from_engine, encode
 from multimodel_server.engine.request import Request
 
 
@@ -40,17 +40,34 @@ def any_engine_and_pipe(model, request):
         yield Engine(model, theirs), ours
 
 
-def test_a_leak_is_logged_once_and_does_not_end_an_idle_engine(engine_and_pipe, caplog):  # bug 10
+def test_a_leak_is_logged_once_and_does_not_end_an_idle_engine(engine_and_pipe, caplog, monkeypatch):  # bug 10
     engine, pipe = engine_and_pipe
+    monkeypatch.setattr(loop, "HEARTBEAT_SECONDS", 0.01)
     engine.scheduler.blocks.allocate(1)
-    pipe.send_bytes(encode(Stop()))
     with caplog.at_level(logging.ERROR):
-        assert engine.drain() is False
-        pipe.send_bytes(encode(Stop()))
-        assert engine.drain() is False
+        assert engine.drain() is True
+        pipe.send_bytes(encode(Generate("next", [1, 2], Sampling(max_tokens=1))))
+        while engine.drain() and engine.scheduler.has_work:
+            engine.turn()
+        assert engine.drain() is True
     assert [record.message for record in caplog.records] == [
         "The KV blocks do not add up in an idle engine: block 1: 0 tables name it, 1 references are counted"
     ]
+
+
+def test_blocks_are_recounted_once_an_idle_time_and_while_nobody_waits(engine_and_pipe, monkeypatch):
+    engine, pipe = engine_and_pipe
+    monkeypatch.setattr(loop, "HEARTBEAT_SECONDS", 0.01)
+    recounts = []
+    monkeypatch.setattr(engine.scheduler, "problems", lambda: recounts.append("again") or [])
+    for idle_times in (1, 2):
+        pipe.send_bytes(encode(Generate(f"r{idle_times}", [1, 2], Sampling(max_tokens=1))))
+        while len(recounts) < idle_times:
+            assert engine.drain()
+            assert len(recounts) < idle_times or not engine.scheduler.has_work, "a request waited"
+            engine.turn()
+        assert engine.drain() and engine.drain()
+        assert len(recounts) == idle_times
 
 
 def everything_said(pipe):
