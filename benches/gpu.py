@@ -56,6 +56,7 @@ ROWS = {
     "decode-4b": Row("gpu_engine", "decode_middle", 90),
     "start": Row("gpu_server", "start", 120),
     "wake": Row("gpu_server", "wake", 150),
+    "products": Row("gpu_products", "products", 60),
 }
 """In the order in which they run: what matters most comes first."""
 

@@ -41,6 +41,16 @@ def test_it_runs_on_the_cpu_with_tiny_models(tmp_path, monkeypatch):
     assert document["measures"][3]["profile"]
 
 
+def test_every_product_is_told_once(bench):
+    measures, told = bench("gpu_measures"), []
+    bench("gpu_products").products(
+        measures.Setting("cpu", tiny=True, quick=True, seen={measures.COPY: 0.01}), told.append
+    )
+    parts = ["queries, keys, values", "attention's output", "gate and up", "down", "head"]
+    assert [measure.name.partition(" of ")[0] for measure in told] == parts * 3
+    assert [note.partition(": plain torch")[0] for note in told[0].notes] == ["1 at once", "8 at once", "16 at once"]
+
+
 @pytest.mark.parametrize(
     ("shape", "step_gigabytes", "kv_kibibytes", "prefill_seconds"),
     [("qwen3-0.6b", 1.19, 112, 0.00691), ("qwen3-4b", 8.04, 144, 0.0434), ("qwen3-8b", 15.14, 144, 0.0773)],

@@ -17,6 +17,7 @@ from multimodel_server.engine.compilations import watch_compilations
 from multimodel_server.engine.device_steps import DeviceSteps, StepSizes
 from multimodel_server.engine.graphs import graphs_wanted
 from multimodel_server.engine.outcome import Outcome
+from multimodel_server.engine.products import choose_linears, device_seconds, room_of
 from multimodel_server.engine.request import Request
 from multimodel_server.engine.runner import Runner, chosen, embedded
 from multimodel_server.engine.sampler import NOT_FINITE
@@ -97,6 +98,9 @@ class DeviceRunner(Runner):
     @torch.inference_mode()
     def capture(self) -> None:
         """Capture decoding, compile all kernels and take the memory of the largest steps: no request waits for it."""
+        compiles = self.device.type == "cuda" and kernels.has_triton()
+        if compiles:
+            choose_linears(self.decoder.matrices(), room_of(self.device), device_seconds)
         began = time.monotonic()
         obstacle = self._obstacle_to_graphs()
         if obstacle is None:
@@ -107,7 +111,7 @@ class DeviceRunner(Runner):
         # After the capture, which gives back what is not in use: what the largest steps take stays taken.
         for chunks in warm_up_steps(self._sizes, self.block_size):
             self.launch(chunks).outcomes()
-        if self.device.type == "cuda" and kernels.has_triton():
+        if compiles:
             watch_compilations(self._note_compilation)
 
     def _obstacle_to_graphs(self) -> str | None:

@@ -42,7 +42,7 @@ class CapturedStep:
 
 
 class GraphPool:
-    """The memory that graphs share, as only one of them runs at a time."""
+    """The memory that graphs share, as only one of them runs at a time; it ends with the last of them."""
 
     def __init__(self) -> None:
         self._handle = torch.cuda.graph_pool_handle()

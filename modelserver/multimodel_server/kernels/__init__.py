@@ -1,7 +1,8 @@
 """The operations of a decoder on plain tensors: this module alone chooses who computes them.
 
 Callers import from here and never branch on the hardware. Every implementation takes the signatures of `reference`.
-On CUDA devices that is Triton, unless it is missing or `MULTIMODEL_KERNELS=reference` says otherwise.
+On CUDA devices that is Triton, unless it is missing or `MULTIMODEL_KERNELS=reference` says otherwise; but of the matrix
+products it computes those alone that it was measured to compute faster than cuBLAS.
 """
 
 import logging
@@ -16,11 +17,13 @@ import torch
 
 from multimodel_server.kernels import native, reference, reference_attention, reference_sampling
 from multimodel_server.kernels.layout import PagedLayout
+from multimodel_server.kernels.linear_plan import Product, row_count
 from multimodel_server.kernels.reference import HeadNorms, mix_experts, soft_capped
 from multimodel_server.kernels.reference_sampling import SamplingRows
 
 __all__ = [
     "HeadNorms",
+    "LinearKernel",
     "PagedLayout",
     "SamplingRows",
     "add_rms_norm",
@@ -28,6 +31,7 @@ __all__ = [
     "has_triton",
     "held_dtype",
     "linear",
+    "linears",
     "mix_experts",
     "paged_attention",
     "prepare_heads",
@@ -42,6 +46,10 @@ log = logging.getLogger(__name__)
 Settings = ParamSpec("Settings")
 Result = TypeVar("Result")
 Kernel = Callable[Concatenate[torch.Tensor, Settings], Result]
+LinearKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+linears: dict[Product, LinearKernel] = {}
+"""Who computes products of few rows on this process's CUDA device, where that was measured; the others cuBLAS does."""
 
 
 def _chosen(plain: Kernel[Settings, Result], triton_module: str) -> Kernel[Settings, Result]:
@@ -93,5 +101,9 @@ def held_dtype(stored: torch.dtype, computed: torch.dtype, device: torch.device)
 
 def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Return `rows W^T (+ bias)`, [tokens, out], in the type of `rows`; weights may be held in that of `held_dtype`."""
-    chosen = reference.linear if weight.dtype == rows.dtype else native.linear
-    return chosen(rows, weight, bias)
+    if weight.dtype != rows.dtype:
+        return native.linear(rows, weight, bias)
+    count = row_count(len(rows)) if rows.is_cuda else None
+    if count is None:
+        return reference.linear(rows, weight, bias)
+    return linears.get(Product.of(count, weight, bias), reference.linear)(rows, weight, bias)

@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from multimodel_server.kernels.triton_overlap import overlap, take_turn
+
 TILE = 1024
 ROOT = tl.constexpr(0.7978845608028654)  # sqrt(2 / pi)
 
@@ -26,7 +28,8 @@ def _gate(gate_up: torch.Tensor, *, is_gelu: bool) -> torch.Tensor:
     output = gate_up.new_empty((*gate_up.shape[:-1], width))
     tile = min(TILE, triton.next_power_of_2(width))
     grid = (output.numel() // width, triton.cdiv(width, tile))
-    _gate_tile[grid](gate_up, output, width=width, tile=tile, is_gelu=is_gelu, num_warps=4)
+    overlapping = overlap(gate_up.device)
+    _gate_tile[grid](gate_up, output, width=width, tile=tile, is_gelu=is_gelu, num_warps=4, **overlapping)
     return output
 
 
@@ -37,7 +40,9 @@ def _gate_tile(
     width: tl.constexpr,
     tile: tl.constexpr,
     is_gelu: tl.constexpr,
+    overlaps: tl.constexpr,
 ) -> None:
+    take_turn(overlaps)
     token = tl.program_id(0).to(tl.int64)
     dims = tl.program_id(1) * tile + tl.arange(0, tile)
     used = dims < width

@@ -24,6 +24,7 @@ from multimodel_server.kernels.attention_plan import (
     tiling,
 )
 from multimodel_server.kernels.layout import PagedLayout
+from multimodel_server.kernels.triton_overlap import overlap, take_turn
 
 INTERPRETED_PROCESSORS = 8
 """Processors that are planned for where there is no device and Triton interprets."""
@@ -103,6 +104,7 @@ def _decode(call: _Call, output: torch.Tensor, seqs: int) -> None:
         keys=tiles.keys,
         most_parts=MOST_SPLITS,
         num_warps=MERGE_WARPS,
+        **overlap(output.device),
     )
 
 
@@ -152,6 +154,7 @@ def _launch(
         is_part=grid[2] > 1,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
+        **overlap(output.device),
     )
 
 
@@ -197,8 +200,10 @@ def _attend(
     keys: tl.constexpr,
     decodes: tl.constexpr,
     is_part: tl.constexpr,
+    overlaps: tl.constexpr,
 ) -> None:
     """Attend with a block of one sequence's new tokens, by one KV head, to all keys that they see or to a part."""
+    take_turn(overlaps)
     queries: tl.constexpr = rows // group
     kv_head = tl.program_id(1)
     if decodes:
@@ -319,8 +324,10 @@ def _merge(
     padded_dim: tl.constexpr,
     keys: tl.constexpr,
     most_parts: tl.constexpr,
+    overlaps: tl.constexpr,
 ) -> None:
     """Average what the parts of a text hold for one head's token, by the weight of each in the whole."""
+    take_turn(overlaps)
     end = tl.load(seq_lens + tl.program_id(0))
     tiles = tl.cdiv(end, keys) - _first_seen(end - 1, window) // keys
     used = tl.cdiv(tiles, tl.maximum(tl.cdiv(tiles, parts), 1))

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from multimodel_server.kernels.reference import HeadNorms
 from multimodel_server.kernels.triton_norm import scaled
+from multimodel_server.kernels.triton_overlap import overlap, take_turn
 
 HEADS_AT_ONCE = 8
 """Heads that one program takes: some kilobytes, and still several programs for a single token."""
@@ -50,6 +51,7 @@ def prepare_heads(
         plus_one=plus_one,
         at_once=HEADS_AT_ONCE,
         num_warps=4,
+        **overlap(packed.device),
     )
     return query
 
@@ -74,7 +76,9 @@ def _prepare_heads(
     has_norms: tl.constexpr,
     plus_one: tl.constexpr,
     at_once: tl.constexpr,
+    overlaps: tl.constexpr,
 ) -> None:
+    take_turn(overlaps)
     token = tl.program_id(0).to(tl.int64)
     head = (tl.program_id(1) * at_once + tl.arange(0, at_once))[:, None]
     dims = tl.arange(0, padded_dim)[None, :]

@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from multimodel_server.kernels.triton_overlap import overlap, take_turn
+
 ELEMENTS_A_LANE = 8
 """One 16-byte load of 16-bit elements."""
 MOST_WARPS = 16
@@ -54,6 +56,7 @@ def _launch(
         plus_one=plus_one,
         adds=adds,
         num_warps=max(1, min(MOST_WARPS, padded // (32 * ELEMENTS_A_LANE))),
+        **overlap(hidden.device),
     )
 
 
@@ -69,7 +72,9 @@ def _rms_norm(
     padded: tl.constexpr,
     plus_one: tl.constexpr,
     adds: tl.constexpr,
+    overlaps: tl.constexpr,
 ) -> None:
+    take_turn(overlaps)
     dims = tl.arange(0, padded)
     used = dims < width
     place = tl.program_id(0).to(tl.int64) * width + dims

@@ -1,6 +1,6 @@
 """What all decoder-only language models share: a stack of layers between an embedding and a head."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -58,6 +58,14 @@ class Decoder(nn.Module):
         for module in self.modules():
             if isinstance(module, Linear | Embedding):
                 module.weight.data = torch.empty_like(module.weight, dtype=dtype)
+
+    def matrices(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Return the weights of products, the head's included, each with its bias."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                yield module.weight, module.bias
+        if self.lm_head is self.embed_tokens:
+            yield self.embed_tokens.weight, None
 
     def limit_context(self, tokens: int) -> None:
         """Tell how long texts may become, which some models' positions depend on; once before the first use."""

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from multimodel_server import kernels
-from multimodel_server.kernels import HeadNorms, PagedLayout, SamplingRows, reference_sampling
+from multimodel_server.engine.products import room_of
+from multimodel_server.kernels import HeadNorms, PagedLayout, SamplingRows, reference_sampling, triton_linear
+from multimodel_server.kernels.linear_plan import Product, row_count, tilings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned")]
 
@@ -81,6 +83,49 @@ def test_activations(drawn, tokens, width, dtype):
     bound = 2 * TOLERANCE[dtype]
     assert distance(kernels.silu_mul(gate_up), torch.nn.functional.silu(gate) * up) < bound
     assert distance(kernels.gelu_mul(gate_up), torch.nn.functional.gelu(gate, approximate="tanh") * up) < bound
+
+
+@dtypes
+@pytest.mark.parametrize("count", [1, 2, 7, 16, 32])
+@pytest.mark.parametrize(
+    ("outs", "width"), [(1024, 2048), (1024, 3072), (4096, 1024), (2560, 9728), (24576, 4096), (VOCABULARY, 1024)]
+)
+def test_products_of_few_rows(drawn, device, count, outs, width, dtype):
+    rows, weight, bias = drawn(count, width, dtype=dtype), drawn(outs, width, dtype=dtype), drawn(outs, dtype=dtype)
+    product = rows.double() @ weight.double().T
+    for addend, truth in ((None, product), (bias, product + bias.double())):
+        tried = tilings(Product.of(row_count(count), weight, addend), room_of(device))
+        assert tried
+        for tiling in tried:
+            output = triton_linear.linear(rows, weight, addend, tiling=tiling)
+            assert distance(output, truth) < TOLERANCE[dtype]
+            assert torch.equal(output, triton_linear.linear(rows, weight, addend, tiling=tiling))
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_products_that_begin_early_never_read_too_early(drawn, device, count):
+    """A chain of products and norms, each of what the one before wrote: captured, and one by one."""
+    weights = [drawn(4096, 4096, scale=1 / 64) for _ in range(8)]
+    scale, hidden = drawn(4096), drawn(count, 4096)
+    (tiling, *_) = tilings(Product.of(count, weights[0], None), room_of(device))
+
+    def chain(between):
+        content = hidden
+        for weight in weights:
+            content = kernels.rms_norm(content, scale, EPS)
+            between()
+            content = triton_linear.linear(content, weight, tiling=tiling)
+            between()
+        return content
+
+    graph = torch.cuda.CUDAGraph()
+    chain(torch.cuda.synchronize)
+    with torch.cuda.graph(graph):
+        output = chain(lambda: None)
+    for _ in range(50):
+        hidden.copy_(drawn(count, 4096))
+        graph.replay()
+        assert torch.equal(output, chain(torch.cuda.synchronize))
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(16, 8, 128), (32, 8, 128), (32, 8, 64), (8, 4, 256)])

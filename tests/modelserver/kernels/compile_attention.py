@@ -32,6 +32,7 @@ def compiled(head_dim: int, cache: str, *, decodes: bool) -> dict[str, object]:
         "keys": tiles.keys,
         "decodes": decodes,
         "is_part": decodes,
+        "overlaps": True,
     }
     signature = {**aligned, **places, **counts, "scale": "fp32", **dict.fromkeys(constants, "constexpr")}
     divisible = {(place,): [["tt.divisibility", 16]] for place in range(len(aligned))}

@@ -1,8 +1,10 @@
 """Compiles every Triton kernel for Hopper where there need be no device: the calls are made, nothing is launched.
 
-Run as a script, it prints a line for each kernel and the registers of its threads that did not fit.
+Run as a script, it prints a line for each kernel: the registers of its threads that did not fit, and the accesses to
+memory before it waits for the kernel ahead, if it may begin while that one runs.
 """
 
+import re
 import subprocess
 import tempfile
 from functools import partial
@@ -21,12 +23,17 @@ from multimodel_server.kernels import (
     triton_activation,
     triton_attention,
     triton_heads,
+    triton_linear,
     triton_norm,
     triton_sampling,
 )
+from multimodel_server.kernels.linear_plan import Product, Room, tilings
 
 HOPPER = GPUTarget("cuda", 90, 32)
+ROOM = Room(132, 227 * 1024)
 INSPECTOR = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+OVERLAPPING = (triton_activation, triton_attention, triton_heads, triton_linear, triton_norm)
+ACCESS = re.compile(r"\b(?:ld|st|atom|red)\.global|\bcp\.async\.(?:c[ag]|bulk)")
 TOKENS, HEADS, KV_HEADS, HEAD_DIM, WIDTH, VOCABULARY = 4, 8, 2, 128, 4096, 50_000
 
 
@@ -49,11 +56,22 @@ def main() -> None:
 
     def compile_only(kernel, *args, warmup, **settings):
         compiled = run(kernel, *args, warmup=True, **settings)
-        print(kernel.__name__, spilled(compiled.asm["cubin"]), flush=True)
+        print(kernel.__name__, spilled(compiled.asm["cubin"]), accesses_before_waiting(compiled), flush=True)
 
     JITFunction.run = compile_only
+    for module in OVERLAPPING:
+        module.overlap = lambda _: {"overlaps": True, "launch_pdl": True}
     for call in calls():
         call()
+
+
+def accesses_before_waiting(compiled) -> int:
+    """Return how much is read or written before the kernel ahead has ended, if this one may begin before that."""
+    if not compiled.metadata.launch_pdl:
+        return 0
+    before, after = compiled.asm["ptx"].split("griddepcontrol.wait")
+    assert ACCESS.search(after), "the pattern finds nothing"
+    return len(ACCESS.findall(before))
 
 
 def spilled(code: bytes) -> int:
@@ -74,11 +92,15 @@ def calls():
     yield partial(triton_activation.silu_mul, hidden)
     yield partial(triton_activation.gelu_mul, hidden)
     yield partial(triton_sampling.sample, zeros(TOKENS, VOCABULARY).float(), sampling_rows())
+    for rows in (1, TOKENS):
+        for bias in (None, zeros(WIDTH)):
+            (tiling, *_) = tilings(Product(rows, WIDTH, WIDTH, torch.bfloat16, bias is not None), ROOM)
+            yield partial(triton_linear.linear, zeros(rows, WIDTH), zeros(WIDTH, WIDTH), bias, tiling=tiling)
     for cache_dtype in (torch.bfloat16, torch.float8_e4m3fn):
         caches = torch.zeros(2, 8, 16, KV_HEADS, HEAD_DIM).to(cache_dtype)
         yield partial(prepare_heads, zeros, caches)
-        for lengths in ((1,) * TOKENS, (TOKENS,)):
-            yield partial(triton_attention.paged_attention, query, *caches, layout(lengths), 0.1)
+        for lengths, columns in (((1,) * TOKENS, 4), ((1,) * TOKENS, 64), ((TOKENS,), 4)):
+            yield partial(triton_attention.paged_attention, query, *caches, layout(lengths, columns), 0.1)
 
 
 def prepare_heads(zeros, caches):
@@ -92,9 +114,10 @@ def sampling_rows():
     return SamplingRows(number, whole.int(), number, number, whole, whole)
 
 
-def layout(lengths):
+def layout(lengths, columns):
     starts = torch.tensor([0, *lengths]).cumsum(0).int()
-    tables, totals = torch.zeros(len(lengths), 4, dtype=torch.int32), torch.ones(len(lengths), dtype=torch.int32)
+    tables = torch.zeros(len(lengths), columns, dtype=torch.int32)
+    totals = torch.ones(len(lengths), dtype=torch.int32)
     return PagedLayout(tables, starts, totals, torch.arange(TOKENS), lengths, lengths)
 
 
