@@ -1,5 +1,6 @@
 """What a model server says of itself at `names.READY_PATH`, so that nobody takes another one at its address for it."""
 
+from functools import lru_cache
 from urllib.parse import quote
 
 from multimodel_api.progress import LoadProgress
@@ -18,6 +19,7 @@ class Readiness(LoadProgress):
     """Drawn anew by each process: another value is another server."""
 
 
+@lru_cache
 def model_header(api_id: str) -> str:
     """Return an API id as a header may hold it: percent-encoded."""
     return quote(api_id, safe="")

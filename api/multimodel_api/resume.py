@@ -67,41 +67,30 @@ class MarkerReader:
     A router feeds it every piece of every stream, so it keeps the ids as they are written until they are asked for.
     """
 
-    __slots__ = ("_ids", "ended", "held", "marked")
+    __slots__ = ("ended", "held", "written_ids")
 
     def __init__(self, token_ids: Iterable[int] = ()) -> None:
         """`token_ids` are those of the streams that this one goes on with."""
-        self.marked = False
-        """Whether there was a marker."""
         self.ended = False
         """Whether the last marker was read."""
         self.held = b""
         """What came after the last complete marker: of a stream without an end, perhaps the error that ended it."""
-        self._ids = bytearray(b"".join(b" %d" % token_id for token_id in token_ids))
+        self.written_ids = bytearray(b"".join([b" %d" % token_id for token_id in token_ids]))
+        """The tokens of all markers so far, as those write them."""
 
     @property
     def token_ids(self) -> list[int]:
         """The tokens of all markers so far."""
-        return list(map(int, self._ids.split()))
+        return list(map(int, self.written_ids.split()))
 
     @property
     def token_count(self) -> int:
         """How many those are, without reading them."""
-        return len(self._ids.split())
+        return len(self.written_ids.split())
 
     def feed(self, data: bytes) -> bytes:
         """Return what the client may see now; raises ValueError if a marker is none."""
-        if not self.held and data.endswith(b"\n\n") and data.count(_MARKER) == 1:  # nearly always
-            start = data.find(_MARKER)
-            if data.find(b"\n\n", start) == len(data) - 2 and (not start or data[start - 1] == _NEWLINE):
-                said = data[start + len(_MARKER) : -2]
-                if not said.translate(None, _DIGITS):
-                    self.marked = True
-                    self._ids += said
-                    return data[:start]
-        return self._feed(self.held + data)
-
-    def _feed(self, data: bytes) -> bytes:
+        data = self.held + data
         seen, searched, forwarded = 0, 0, []
         while (start := data.find(_MARKER, searched)) >= 0:
             end = data.find(b"\n\n", start)
@@ -117,9 +106,8 @@ class MarkerReader:
         return forwarded[0] if len(forwarded) == 1 else b"".join(forwarded)
 
     def _note(self, said: bytes) -> None:
-        self.marked = True
         if not said.translate(None, _DIGITS):
-            self._ids += said
+            self.written_ids += said
         elif said == b" end":
             self.ended = True
         else:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,12 +24,29 @@ class Addressed(BaseModel):
     stream: bool | None = None
 
 
-def read_addressed(body: bytes) -> Addressed:
-    """Return what a body says of where it goes.
+class _Glance(msgspec.Struct):
+    """The same, read in a fraction of the time, but without words for what is wrong with it."""
+
+    model: str | None = None
+    stream: bool | None = None
+
+
+_glance_at = msgspec.json.Decoder(_Glance).decode
+
+
+def read_addressed(body: bytes) -> Addressed | _Glance:
+    """Return what a body says of where it goes; the rest of it is for the model server to judge.
 
     Raises:
         ApiError: the 400 for a body that is no JSON object or whose `model` or `stream` has the wrong type.
     """
+    try:
+        return _glance_at(body)
+    except (msgspec.DecodeError, RecursionError):
+        return _read_with_words(body)
+
+
+def _read_with_words(body: bytes) -> Addressed:
     try:
         return Addressed.model_validate_json(body)
     except ValidationError as error:
@@ -38,9 +56,13 @@ def read_addressed(body: bytes) -> Addressed:
 def opening(body: bytes) -> bytes:
     """Return what is common to the requests of one conversation: its first words, cut at a fixed length.
 
-    A conversation's later requests repeat the first ones, so that they meet the server that has them cached.
+    A conversation's later requests repeat the first ones, so that they meet the server that has them cached. A body
+    that is no JSON opens nothing; a model server says what is wrong with it.
     """
-    document: dict[str, Any] = pydantic_core.from_json(body)
+    try:
+        document: dict[str, Any] = pydantic_core.from_json(body)
+    except ValueError:
+        return b""
     first = {field: _beginning(document[field]) for field in _OPENINGS if field in document}
     return json.dumps(first, sort_keys=True).encode()[:PREFIX_BYTES]
 

@@ -16,6 +16,10 @@ CLIENT_LEFT = 499
 """The status of a request whose client left before its answer, as other proxies count it."""
 
 
+_CLIENT_ERRORS = int(HTTPStatus.BAD_REQUEST)
+_SERVER_ERRORS = int(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
 class AccessLog(StrEnum):
     """How requests are logged."""
 
@@ -45,9 +49,9 @@ class Call:
     @property
     def succeeded(self) -> bool | None:
         """Whether it was answered; None where that says nothing of our side."""
-        if self.failed or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        if self.failed or self.status >= _SERVER_ERRORS:
             return False
-        return True if self.status < HTTPStatus.BAD_REQUEST else None
+        return True if self.status < _CLIENT_ERRORS else None
 
     def measure(self, metrics: Metrics, now: float) -> None:
         """Add the request to the metrics."""

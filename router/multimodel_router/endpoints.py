@@ -25,7 +25,7 @@ DEAF_PROBES = 2
 class Lease:
     """One request's place at an endpoint, until released."""
 
-    __slots__ = ("_leases", "began", "endpoint", "heard", "model", "patience", "unloaded")
+    __slots__ = ("_leases", "_task", "began", "endpoint", "heard", "lost", "model", "unloaded")
 
     def __init__(self, model: Model, endpoint: Endpoint, leases: set["Lease"]) -> None:
         self.model = model
@@ -34,22 +34,35 @@ class Lease:
         """Whether the endpoint has sent a byte of the answer since the last look."""
         self.began = time.time()
         """Seconds since the epoch, to be compared with what other routers say."""
-        self.patience = asyncio.timeout(None)
-        """What talks to the endpoint runs within it."""
+        self.lost = False
+        """Whether nobody waits for the endpoint any more."""
         self.unloaded = False
         """Whether patience was lost because the model was unloaded, and not because the endpoint is deaf."""
         self._leases = leases
+        self._task: asyncio.Task[object] | None = None
         leases.add(self)
+
+    def hold(self) -> None:
+        """Have this task cancelled when patience is lost; `gave_up` tells it from a client that left."""
+        self._task = asyncio.current_task()
+        if self.lost and self._task:
+            self._task.cancel()
+
+    def gave_up(self) -> bool:
+        """Return whether a cancellation came of lost patience alone; it is undone then."""
+        return self.lost and self._task is not None and self._task.uncancel() == 0
 
     def release(self) -> None:
         """Give the place back; a second call does nothing."""
         self._leases.discard(self)
 
     def lose_patience(self, *, unloaded: bool = False) -> None:
-        """End what talks to the endpoint, with a TimeoutError."""
-        if not self.patience.expired():
-            self.unloaded = unloaded
-            self.patience.reschedule(asyncio.get_running_loop().time())
+        """End what talks to the endpoint."""
+        if self.lost:
+            return
+        self.lost, self.unloaded = True, unloaded
+        if self._task:
+            self._task.cancel()
 
 
 class Endpoints:

@@ -25,7 +25,16 @@ from multimodel_router.fleet.vetted import VettedFleet
 from multimodel_router.http1.reply import Reply
 from multimodel_router.http1.request import Headers
 from multimodel_router.metrics import Metrics
-from multimodel_router.upstream import ConnectError, ConnectionBrokenError, Response, Upstream
+from multimodel_router.short_way import short_way
+from multimodel_router.upstream import ConnectError, Upstream
+from multimodel_router.upstream_connection import (
+    AtHead,
+    ConnectionBrokenError,
+    Outgoing,
+    Response,
+    Splice,
+    UpstreamConnection,
+)
 from multimodel_router.usage import Tail
 from multimodel_router.waiting import Step, WaitingRoom, next_step, untried
 
@@ -35,6 +44,8 @@ MAX_BROKEN = 3
 WHOLE_BYTES = 2**20
 """Answers of a known length up to this are read whole before they are passed on: until then they can be repeated."""
 
+_NEVER = float("inf")
+_UNAVAILABLE = int(HTTPStatus.SERVICE_UNAVAILABLE)
 _RESUMABLE = RESUMABLE_HEADER.encode()
 _STATE = STATE_HEADER.encode()
 _MODEL = MODEL_HEADER.encode()
@@ -78,6 +89,7 @@ class Exchange:
     """One request and its answer."""
 
     __slots__ = (
+        "_begun",
         "_call",
         "_deadline",
         "_desk",
@@ -86,18 +98,18 @@ class Exchange:
         "_last",
         "_loop",
         "_markers",
-        "_model",
         "_patience",
         "_reply",
         "_state",
         "_stream",
         "_tail",
+        "model",
     )
 
     def __init__(self, desk: Desk, call: Call, model: Model, reply: Reply, *, stream: bool) -> None:
         self._desk = desk
         self._call = call
-        self._model = model
+        self.model = model
         self._reply = reply
         self._stream = stream
         self._loop = asyncio.get_running_loop()
@@ -106,12 +118,25 @@ class Exchange:
         self._headers = _passed_on(call.request.headers, _NOT_IN_REQUESTS)
         if stream and desk.resume:
             self._headers.append((_RESUMABLE, b"1"))
+        self._begun: tuple[Lease, Outgoing, UpstreamConnection] | None = None
         self._failures = 0
         self._last: Endpoint | None = None
         self._state: str | None = None
         """What another server has to know to go on with a stream that can be gone on with."""
         self._markers = MarkerReader()
         self._tail = Tail()
+
+    def begin(self) -> None:
+        """Send the request at once if nothing has to be waited for; `run` has to follow."""
+        view = self._desk.fleet.view(self.model.name)
+        if next_step(view) is not Step.SERVE:
+            return
+        lease = self._acquire(view.ready)
+        request = self._outgoing(lease)
+        if sent := self._desk.upstream.begin(request):
+            self._begun = lease, request, sent
+        else:
+            lease.release()
 
     async def run(self) -> None:
         """Answer the client.
@@ -120,9 +145,10 @@ class Exchange:
             ApiError: the model cannot be loaded, not in time, or its servers break again and again.
         """
         while True:
-            lease = await self._place()
+            lease, request, sent = self._begun or (await self._place(), None, None)
+            self._begun = None
             try:
-                failure = await self._attempt(lease)
+                failure = await self._attempt(lease, request or self._outgoing(lease), sent)
             finally:
                 lease.release()
             if failure is None:
@@ -132,62 +158,86 @@ class Exchange:
 
     async def _place(self) -> Lease:
         """Return a place at an endpoint, at once or as soon as the model is loaded."""
-        view = self._desk.fleet.view(self._model.name)
-        ready = view.ready if next_step(view) is Step.SERVE else await self._wait()
+        view = self._desk.fleet.view(self.model.name)
+        return self._acquire(view.ready if next_step(view) is Step.SERVE else await self._wait())
+
+    def _acquire(self, ready: tuple[Endpoint, ...]) -> Lease:
         candidates = untried(ready, self._last)
-        policy = policy_of(self._model.balance, self._desk.balance)
+        policy = policy_of(self.model.balance, self._desk.balance)
         prefix = opening(self._call.request.body) if policy is Balance.PREFIX_HASH and len(candidates) > 1 else b""
-        return self._desk.endpoints.acquire(self._model, candidates, policy, prefix)
+        return self._desk.endpoints.acquire(self.model, candidates, policy, prefix)
 
     async def _wait(self) -> tuple[Endpoint, ...]:
         desk, request = self._desk, self._call.request
         again = self._last is not None
         try:
             async with asyncio.timeout_at(self._deadline):
-                with desk.waiting.place(self._model, len(request.body), again=again):
+                with desk.waiting.place(self.model, len(request.body), again=again):
                     if request.header(OPT_OUT) == b"off":
-                        return await desk.waiting.until_ready(self._model, self._call.caller)
-                    async with comforting(desk.fleet, self._model, self._reply, stream=self._stream):
-                        return await desk.waiting.until_ready(self._model, self._call.caller)
+                        return await desk.waiting.until_ready(self.model, self._call.caller)
+                    async with comforting(desk.fleet, self.model, self._reply, stream=self._stream):
+                        return await desk.waiting.until_ready(self.model, self._call.caller)
         except TimeoutError as cause:
-            raise desk.waiting.waited_too_long(self._model) from cause
+            raise desk.waiting.waited_too_long(self.model) from cause
 
-    async def _attempt(self, lease: Lease) -> Failure | None:
-        """Pass the answer on; return why that has to be tried again, None when the answer is whole."""
+    def _outgoing(self, lease: Lease) -> Outgoing:
         request = self._call.request
         body = request.body if not self._delivered else self._resuming()
+        return Outgoing(lease.endpoint, request.method, request.target, self._headers, body, self._at_head(lease))
+
+    async def _attempt(self, lease: Lease, request: Outgoing, sent: UpstreamConnection | None) -> Failure | None:
+        """Pass the answer on; return why that has to be tried again, None when the answer is whole."""
+        lease.hold()
         try:
-            async with lease.patience:
-                response = await self._desk.upstream.send(
-                    lease.endpoint, request.method, request.target, self._headers, body
-                )
-                try:
-                    return await self._pass_on(response, lease)
-                finally:
-                    self._reply.throttle(None)
-                    response.close()
+            response = await self._desk.upstream.send(request, sent)
+            try:
+                return await self._pass_on(response, lease)
+            finally:
+                response.close()
         except ConnectError:
             return Failure.CONNECT
         except ConnectionBrokenError:
             return None if self._markers.ended else Failure.BROKEN
-        except TimeoutError as cause:
+        except asyncio.CancelledError:
+            if not lease.gave_up():
+                raise
             if lease.unloaded:
-                raise _unloaded(self._model) from cause
+                raise _unloaded(self.model) from None
             return Failure.DEAF
+        finally:
+            self._reply.throttle(None)
+
+    def _at_head(self, lease: Lease) -> AtHead:
+        def begin(response: Response) -> Splice | None:
+            """Begin the reply if nothing can speak against it."""
+            if self._reply.started or self._refusal(response) or _is_short(response):
+                return None
+            self._reply.start(response.status, _passed_on(response.headers, _NOT_IN_ANSWERS))
+            return self._splice(response, lease)
+
+        return begin
+
+    def _refusal(self, response: Response) -> Failure | None:
+        """Return why an answer is none for the client."""
+        if response.status == _UNAVAILABLE:
+            return Failure.UNAVAILABLE  # it drains, or is not ready any more
+        if response.header(_MODEL) not in (None, model_header(self.model.api_id).encode()):
+            return Failure.STRANGER
+        return None
 
     async def _pass_on(self, response: Response, lease: Lease) -> Failure | None:
-        if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            return Failure.UNAVAILABLE  # it drains, or is not ready any more
-        if response.header(_MODEL) not in (None, model_header(self._model.api_id).encode()):
-            return Failure.STRANGER
+        if response.spliced:
+            return self._check_end()
+        if refusal := self._refusal(response):
+            return refusal
         if self._delivered:
             self._note_resumption(response)
         if _is_short(response) or (self._reply.started and response.status != HTTPStatus.OK):
             return await self._pass_on_whole(response)
         if not self._reply.started:
             self._reply.start(response.status, _passed_on(response.headers, _NOT_IN_ANSWERS))
-        await self._splice(response, lease)
-        return None
+        await response.splice(self._splice(response, lease))
+        return self._check_end()
 
     async def _pass_on_whole(self, response: Response) -> Failure | None:
         """Read the answer before the client sees any of it; in a stream that has begun an error becomes an event."""
@@ -207,18 +257,20 @@ class Exchange:
         resume = Resume(state=self._state or "", token_ids=self._markers.token_ids)
         return resuming(self._call.request.body, resume)
 
-    async def _splice(self, response: Response, lease: Lease) -> None:
-        """Hand the client what comes, but for what no marker of a resumable stream has confirmed."""
+    def _splice(self, response: Response, lease: Lease) -> Splice:
+        """Return what hands the client what comes, but for what no marker of a resumable stream has confirmed."""
+        self._deadline = _NEVER
         state = response.header(_STATE)
         self._state = state.decode("latin-1") if state else None
         self._markers = MarkerReader(self._markers.token_ids if self._delivered else ())
         self._reply.throttle(response.throttle)
-        try:
-            await response.splice(self._confirmed(lease) if state else self._direct(lease))
-        finally:
-            self._deadline = self._loop.time() + self._patience  # a stream that breaks has as long to go on
-        if state and not self._markers.ended:
-            raise ConnectionBrokenError("the stream ended without its last marker, by a fault of its server")
+        if state:
+            return Splice(self._confirmed(lease), short_way(self._markers, self._reply, lease))
+        return Splice(self._direct(lease))
+
+    def _check_end(self) -> Failure | None:
+        """Return what is wrong with an answer that looks whole."""
+        return Failure.BROKEN if self._state and not self._markers.ended else None
 
     def _direct(self, lease: Lease) -> Callable[[bytes], None]:
         keep, pass_on = self._tail.feed, self._reply.write
@@ -257,7 +309,9 @@ class Exchange:
         Raises:
             ApiError: the answer has begun and cannot be gone on with, or enough servers have broken.
         """
-        name = self._model.name
+        name = self.model.name
+        if self._deadline == _NEVER:
+            self._deadline = self._loop.time() + self._patience  # an answer that breaks has as long to go on
         self._last = lease.endpoint
         self._desk.fleet.eject(name, lease.endpoint, failure)
         if failure in (Failure.BROKEN, Failure.DEAF):
@@ -271,24 +325,24 @@ class Exchange:
             if self._failures == MAX_BROKEN:
                 raise self._broke_again_and_again()
         if self._loop.time() > self._deadline:
-            raise self._desk.waiting.waited_too_long(self._model)
+            raise self._desk.waiting.waited_too_long(self.model)
 
     def _note_resumption(self, response: Response) -> None:
         """Count a broken stream that goes on; raises ApiError when this server cannot go on with it."""
         if response.status != HTTPStatus.OK or response.header(_STATE) is None:
             raise self._broke_off()
         self._call.resumed += 1
-        self._desk.metrics.resumed_streams.labels(self._model.name).inc()
+        self._desk.metrics.resumed_streams.labels(self.model.name).inc()
 
     def _broke_off(self) -> errors.ApiError:
-        self._desk.metrics.broken_streams.labels(self._model.name).inc()
+        self._desk.metrics.broken_streams.labels(self.model.name).inc()
         return errors.server_error(
-            f"The model server of '{self._model.api_id}' broke off the answer.", code="model_server_broke"
+            f"The model server of '{self.model.api_id}' broke off the answer.", code="model_server_broke"
         )
 
     def _broke_again_and_again(self) -> errors.ApiError:
         return errors.server_error(
-            f"The model server of '{self._model.api_id}' broke the connection {MAX_BROKEN} times without an answer.",
+            f"The model server of '{self.model.api_id}' broke the connection {MAX_BROKEN} times without an answer.",
             status=HTTPStatus.BAD_GATEWAY,
             code="model_server_broke",
         )
@@ -314,7 +368,7 @@ def _is_short(response: Response) -> bool:
 
 def _passed_on(headers: Headers, dropped: set[bytes]) -> Headers:
     """Return the headers that concern the other side: none that are `dropped`, or that this connection names."""
-    connection = [value for name, value in headers if name == b"connection"]
-    if connection:
-        dropped = dropped | {name.strip().lower() for value in connection for name in value.split(b",")}
+    if b"connection" in dict(headers):
+        connection = b",".join([value for name, value in headers if name == b"connection"])
+        dropped = dropped | {name.strip().lower() for name in connection.split(b",")}
     return [header for header in headers if header[0] not in dropped]

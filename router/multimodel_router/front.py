@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from http import HTTPStatus
 
 from fastapi import FastAPI
@@ -9,6 +10,7 @@ from fastapi import FastAPI
 from multimodel_api import errors
 from multimodel_router.call import AccessLog, Call
 from multimodel_router.cors import Cors
+from multimodel_router.exchange import Exchange
 from multimodel_router.http1.asgi import serve_asgi
 from multimodel_router.http1.reply import Reply
 from multimodel_router.http1.request import Request
@@ -30,12 +32,19 @@ class Front:
         self._outcomes = outcomes
         self._access_log = access_log
 
-    async def handle(self, request: Request, reply: Reply) -> None:
-        """Answer a request, and note what it was; a client that leaves cancels it."""
-        loop = asyncio.get_running_loop()
-        call = Call(request, loop.time())
+    def handle(self, request: Request, reply: Reply) -> Coroutine[None, None, None]:
+        """Answer a request, and note what it was; a client that leaves cancels it.
+
+        What can be sent to a model server at once is sent before this returns: a task would begin later.
+        """
+        call = Call(request, asyncio.get_running_loop().time())
+        begun = self._relay.head_start(call, reply) if self._may_infer(request) else None
+        return self._answer_and_note(call, reply, begun)
+
+    async def _answer_and_note(self, call: Call, reply: Reply, begun: Exchange | None) -> None:
+        request, loop = call.request, asyncio.get_running_loop()
         try:
-            await self._answer(call, reply)
+            await self._answer(call, reply, begun)
         except errors.ApiError as error:
             call.failed = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
             answer_error(request, reply, error)
@@ -60,18 +69,20 @@ class Front:
         if call.model is not None and call.succeeded is not None:
             self._outcomes.note(call.model.name, succeeded=call.succeeded, now=time.time())
 
-    async def _answer(self, call: Call, reply: Reply) -> None:
+    def _may_infer(self, request: Request) -> bool:
+        return request.method == "POST" and request.path in INFERENCE_PATHS and not self._cors.forbids(request)
+
+    async def _answer(self, call: Call, reply: Reply, begun: Exchange | None) -> None:
         request = call.request
-        asked_before = self._cors.preflight(request)
-        if asked_before is not None:
+        if begun or self._may_infer(request):
+            await self._relay.answer(call, reply, begun)
+        elif (asked_before := self._cors.preflight(request)) is not None:
             reply.start(HTTPStatus.NO_CONTENT, asked_before)
             reply.end()
         elif self._cors.forbids(request):
             raise _foreign_page(request)
         elif request.path not in INFERENCE_PATHS:
             await serve_asgi(self._app, request, reply)
-        elif request.method == "POST":
-            await self._relay.answer(call, reply)
         else:
             raise _method_not_allowed(request)
 

@@ -42,18 +42,35 @@ class Relay:
         self._desk = desk
         self._access = access
 
-    async def answer(self, call: Call, reply: Reply) -> None:
+    def head_start(self, call: Call, reply: Reply) -> Exchange | None:
+        """Send a request on at once where nothing has to be waited for; `answer` has to follow, and takes it."""
+        if not self._desk.fleet.synced:
+            return None
+        try:
+            exchange = self._exchange(call, reply)
+        except errors.ApiError:  # which `answer` meets again
+            return None
+        exchange.begin()
+        return exchange
+
+    async def answer(self, call: Call, reply: Reply, begun: Exchange | None) -> None:
         """Answer one request; a client that leaves cancels it.
 
         Raises:
             ApiError: the answer is an error of the router's own.
         """
+        if begun is None:
+            await until_synced(self._desk.fleet)
+        exchange = begun or self._exchange(call, reply)
+        with self._desk.metrics.under_way(exchange.model.name):
+            await exchange.run()
+
+    def _exchange(self, call: Call, reply: Reply) -> Exchange:
+        """Return what answers a request; raises ApiError."""
         addressed = read_addressed(call.request.body)
-        await until_synced(self._desk.fleet)
         call.model = find_model(self._desk.fleet.catalog, self._access, call.request.headers, addressed.model)
         call.caller = self._access.caller(call.request.headers, Action.INFER, call.model).name
-        with self._desk.metrics.under_way(call.model.name):
-            await Exchange(self._desk, call, call.model, reply, stream=bool(addressed.stream)).run()
+        return Exchange(self._desk, call, call.model, reply, stream=bool(addressed.stream))
 
 
 async def until_synced(fleet: Fleet) -> None:

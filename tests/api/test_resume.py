@@ -26,10 +26,8 @@ def test_markers_are_taken_out_however_the_stream_is_cut(size: int) -> None:
 def test_what_no_marker_followed_is_held_back() -> None:
     reader = MarkerReader([3])
     assert reader.feed(EVENTS[0]) == b""
-    assert not reader.marked
     assert reader.feed(b": resume") == b""
     assert reader.feed(b" 4\n\n" + EVENTS[1] + b": resume 5") == EVENTS[0]
-    assert reader.marked
     assert not reader.ended
     assert (reader.token_ids, reader.held) == ([3, 4], EVENTS[1] + b": resume 5")
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from multimodel_router.addressed import PREFIX_BYTES, opening
+from multimodel_api.errors import ApiError
+from multimodel_router.addressed import PREFIX_BYTES, opening, read_addressed
 from multimodel_router.usage import PIECES, Tail
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -57,3 +58,40 @@ def test_the_tokens_are_read_from_the_last_pieces(end: bytes, tokens: tuple[int,
     for start in range(0, len(end), piece):
         tail.feed(end[start : start + piece])
     assert tail.tokens() == tokens
+
+
+@pytest.mark.parametrize(
+    ("body", "model", "stream"),
+    [
+        (b"{}", None, None),
+        (b'{"model": "a", "stream": true, "n": [1]}', "a", True),
+        (b'{"model": null, "stream": null}', None, None),
+        (b'{"model": "b", "x": NaN}', "b", None),
+        (b'{"x": "\xff", "model": "a"}', "a", None),
+    ],
+)
+def test_the_model_and_the_wish_for_a_stream_are_read(body: bytes, model: str | None, stream: bool | None) -> None:
+    addressed = read_addressed(body)
+    assert (addressed.model, addressed.stream) == (model, stream)
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        (b'{"model": 7}', "model", "(got 7)"),
+        (b'{"model": "a", "stream": 1}', "stream", "(got 1)"),
+        (b"[1]", None, "object"),
+        (b'{"model": "a"', None, "not valid JSON"),
+        (b'{"a":' + b"[" * 100_000, None, "not valid JSON"),
+    ],
+    ids=lambda given: repr(given)[:24],
+)
+def test_what_is_wrong_with_them_is_said(body: bytes, param: str | None, words: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        read_addressed(body)
+    assert (refused.value.status, refused.value.detail.param) == (400, param)
+    assert words in refused.value.detail.message
+
+
+def test_a_body_that_is_no_json_opens_nothing() -> None:
+    assert opening(b'{"prompt": "\xff"}') == b""

@@ -1,5 +1,6 @@
 """Which endpoint takes a request, and that no count leaks."""
 
+import asyncio
 from collections import Counter
 
 import pytest
@@ -84,3 +85,29 @@ def test_an_unload_gives_running_answers_their_time(desired: int, began: float, 
     view = ModelView(desired=desired, unload=Unload(at=100.0, drain_seconds=5.0))
     assert overdue(view, began, now) is is_overdue
     assert not overdue(ModelView(desired=desired), began, now)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before anybody waits", "while one waits"])
+@pytest.mark.parametrize("client_leaves", [True, False])
+async def test_lost_patience_is_told_from_a_client_that_leaves(
+    endpoints: Endpoints, before: bool, client_leaves: bool
+) -> None:
+    lease = endpoints.acquire(MODEL, [A], Balance.LEAST_LOAD)
+    if before:
+        lease.lose_patience()
+
+    async def wait() -> bool:
+        lease.hold()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            return lease.gave_up()
+        raise AssertionError
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    if not before:
+        lease.lose_patience()
+    if client_leaves:
+        waiting.cancel()
+    assert await waiting is not client_leaves

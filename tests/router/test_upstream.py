@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from multimodel_router.fleet import Endpoint
-from multimodel_router.upstream import HIGH_WATER, ConnectError, ConnectionBrokenError, Upstream
+from multimodel_router.upstream import ConnectError, Upstream
+from multimodel_router.upstream_connection import HIGH_WATER, ConnectionBrokenError, Outgoing, Response, Splice
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 Script = Callable[[Reader, Writer], Awaitable[None]]
@@ -73,7 +74,7 @@ async def upstream() -> AsyncIterator[Upstream]:
 
 
 async def get(upstream: Upstream, server: Server) -> tuple[int, bytes]:
-    response = await upstream.send(server.endpoint, "GET", "/x", [(b"accept", b"*/*")])
+    response = await upstream.send(Outgoing(server.endpoint, "GET", "/x", [(b"accept", b"*/*")]))
     try:
         return response.status, await response.read()
     finally:
@@ -116,9 +117,33 @@ async def test_an_endpoint_whose_connections_ended_is_forgotten(upstream: Upstre
             await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("answer", [WHOLE, CHUNKED, UNTIL_CLOSE], ids=["whole", "chunked", "until close"])
+async def test_where_a_body_goes_may_be_said_at_its_head(upstream: Upstream, server: Server, answer: bytes) -> None:
+    body: list[bytes] = []
+
+    def at_head(response: Response) -> Splice:
+        assert not response.spliced
+        body.append(b"%d " % response.status)
+        return Splice(body.append)
+
+    server.scripts = [sends(answer, then_close=answer is UNTIL_CLOSE)]
+    response = await upstream.send(Outgoing(server.endpoint, "GET", "/x", [], at_head=at_head))
+    response.close()
+    assert response.spliced
+    assert b"".join(body) == b"%d hello" % response.status
+
+
+async def test_a_body_that_is_spliced_at_its_head_and_breaks_off(upstream: Upstream, server: Server) -> None:
+    body: list[bytes] = []
+    server.scripts = [sends(WHOLE[:-2], then_close=True)]
+    with pytest.raises(ConnectionBrokenError):
+        await upstream.send(Outgoing(server.endpoint, "GET", "/x", [], at_head=lambda _: Splice(body.append)))
+    assert b"".join(body) == b"hel"
+
+
 async def test_headers_come_as_they_are_with_lower_case_names(upstream: Upstream, server: Server) -> None:
     server.scripts = [sends(WHOLE)]
-    response = await upstream.send(server.endpoint, "POST", "/x", [], b"body")
+    response = await upstream.send(Outgoing(server.endpoint, "POST", "/x", [], b"body"))
     assert response.headers == [(b"x-case", b"Kept"), (b"content-length", b"5")]
     assert b"content-length: 4\r\n" in server.requests[0][1]
     response.close()
@@ -132,7 +157,7 @@ async def test_headers_come_as_they_are_with_lower_case_names(upstream: Upstream
 async def test_a_broken_head(upstream: Upstream, server: Server, answer: bytes) -> None:
     server.scripts = [sends(answer, then_close=True)]
     with pytest.raises(ConnectionBrokenError):
-        await upstream.send(server.endpoint, "GET", "/x", [])
+        await upstream.send(Outgoing(server.endpoint, "GET", "/x", []))
 
 
 @pytest.mark.parametrize("answer", [WHOLE[:-1], CHUNKED[:-5]], ids=["length", "chunked"])
@@ -140,17 +165,17 @@ async def test_a_broken_body_gives_what_came_and_then_the_error(
     upstream: Upstream, server: Server, answer: bytes
 ) -> None:
     server.scripts = [sends(answer, then_close=True)]
-    response = await upstream.send(server.endpoint, "GET", "/x", [])
+    response = await upstream.send(Outgoing(server.endpoint, "GET", "/x", []))
     received = bytearray()
     with pytest.raises(ConnectionBrokenError):
-        await response.splice(received.extend)
+        await response.splice(Splice(received.extend))
     assert received in (b"hell", b"hello")
     response.close()
 
 
 async def test_nobody_listens(upstream: Upstream) -> None:
     with pytest.raises(ConnectError, match=r"127\.0\.0\.1:9"):
-        await upstream.send(Endpoint("127.0.0.1", 9), "GET", "/x", [])
+        await upstream.send(Outgoing(Endpoint("127.0.0.1", 9), "GET", "/x", []))
 
 
 async def test_a_slow_reader_holds_the_server_back(upstream: Upstream, server: Server) -> None:
@@ -172,7 +197,7 @@ async def test_a_slow_reader_holds_the_server_back(upstream: Upstream, server: S
         gone.set()
 
     server.scripts = [flood]
-    response = await upstream.send(server.endpoint, "GET", "/x", [])
+    response = await upstream.send(Outgoing(server.endpoint, "GET", "/x", []))
     await asyncio.wait_for(stuck.wait(), 10)
     assert response._connection._unread < HIGH_WATER + 2**20
     assert sent < size / 2
@@ -190,7 +215,7 @@ async def test_an_answer_that_is_given_up_ends_its_connection(upstream: Upstream
         ended.set()
 
     server.scripts = [begins]
-    response = await upstream.send(server.endpoint, "GET", "/x", [])
+    response = await upstream.send(Outgoing(server.endpoint, "GET", "/x", []))
     response.close()
     await asyncio.wait_for(ended.wait(), 5)
 
@@ -204,7 +229,7 @@ async def test_a_cancelled_request_ends_its_connection(upstream: Upstream, serve
         ended.set()
 
     server.scripts = [silent]
-    request = asyncio.create_task(upstream.send(server.endpoint, "GET", "/x", []))
+    request = asyncio.create_task(upstream.send(Outgoing(server.endpoint, "GET", "/x", [])))
     await asyncio.wait_for(asked.wait(), 5)
     request.cancel()
     await asyncio.wait_for(ended.wait(), 5)

@@ -9,7 +9,8 @@ from multimodel_api import names
 from multimodel_api.progress import LoadProgress
 from multimodel_api.readiness import Readiness
 from multimodel_router.fleet import Endpoint
-from multimodel_router.upstream import Upstream, UpstreamError
+from multimodel_router.upstream import Upstream
+from multimodel_router.upstream_connection import Outgoing, UpstreamError
 
 PROBE_SECONDS = 5.0
 """A probe without an answer for this long has failed."""
@@ -58,7 +59,7 @@ class Probe:
     async def _get(self, endpoint: Endpoint, path: str) -> tuple[int, bytes] | None:
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                response = await self._upstream.send(endpoint, "GET", path, [])
+                response = await self._upstream.send(Outgoing(endpoint, "GET", path, []))
                 try:
                     return response.status, await response.read()
                 finally:

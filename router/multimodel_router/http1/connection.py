@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import cast
@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 NEVER = float("inf")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-Handler = Callable[[Request, Reply], Awaitable[None]]
+Handler = Callable[[Request, Reply], Coroutine[None, None, None]]
+"""What returns is run to its end or cancelled, so it may have begun."""
 ExtraHeaders = Callable[[Request], Iterable[tuple[bytes, bytes]]]
 
 
@@ -114,6 +115,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request."""
         self._transport = cast("asyncio.Transport", transport)
+        if transport.get_extra_info("sslcontext") is None:  # TLS needs room for its records
+            self._transport.set_write_buffer_limits(0)  # what is written is sent at once, not after all that has come
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
         self._reader = Reader(self._limits, self._peer)
@@ -135,8 +138,10 @@ class Connection(asyncio.Protocol):
         """Give up what is being answered: nobody reads it."""
         self._site.connections.discard(self)
         self._queue.clear()
+        if self._reply:
+            self._reply.flows = False
         if self._task:
-            self._task.cancel()
+            self._loop.call_soon(self._task.cancel)  # what has begun is ended by the task, which may not run yet
 
     def pause_writing(self) -> None:
         """The client reads slower than is written."""
@@ -161,7 +166,7 @@ class Connection(asyncio.Protocol):
             return
         if self._queue:
             self.deadline = NEVER
-            self._task = self._loop.create_task(self._answer(self._queue.popleft()))
+            self._task = self._begin_answer(self._queue.popleft())
             if self._paused and self._transport and not self._enough_waits():
                 self._transport.resume_reading()
                 self._paused = False
@@ -170,12 +175,19 @@ class Connection(asyncio.Protocol):
         else:
             self._await_more()
 
-    async def _answer(self, request: Request) -> None:
+    def _begin_answer(self, request: Request) -> asyncio.Task[None]:
         transport = cast("asyncio.Transport", self._transport)
         request.keep_alive = request.keep_alive and not self._site.closing
         reply = self._reply = Reply(request, transport, self._site.extra_headers(request))
         try:
-            await self._site.handler(request, reply)
+            answering = self._site.handler(request, reply)
+        except Exception as error:  # noqa: BLE001  (it is logged below)
+            answering = _failed(error)
+        return self._loop.create_task(self._answer(request, reply, answering))
+
+    async def _answer(self, request: Request, reply: Reply, answering: Coroutine[None, None, None]) -> None:
+        try:
+            await answering
         except Exception:
             logger.exception("%s %s: the router failed", request.method, request.path)
             if not reply.started:
@@ -233,6 +245,10 @@ class Connection(asyncio.Protocol):
 
     def _is_closing(self) -> bool:
         return self._transport is None or self._transport.is_closing()
+
+
+async def _failed(error: Exception) -> None:
+    raise error
 
 
 def _timed_out() -> errors.ApiError:

@@ -3,6 +3,7 @@
 import re
 from enum import Enum, auto
 from http import HTTPStatus
+from itertools import chain
 
 import httptools
 
@@ -159,25 +160,26 @@ def require_acceptable(target: bytes, headers: Headers, version: str, limits: Li
     Raises:
         ApiError: it is not, or it does.
     """
-    size = len(target)
-    framing: dict[bytes, list[bytes]] = {b"host": [], b"transfer-encoding": [], b"content-length": []}
-    for name, value in headers:
-        size += len(name) + len(value) + 4
-        if name in framing:
-            framing[name].append(value)
+    size = len(target) + 4 * len(headers) + sum(map(len, chain.from_iterable(headers)))
     if size > limits.head_bytes or len(headers) > limits.headers:
         raise _head_too_large(limits)
     if version not in _VERSIONS:
         raise errors.ApiError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, f"HTTP/{version} is not spoken here.")
-    hosts, codings, lengths = framing.values()
-    if len(hosts) > 1 or (not hosts and version == "1.1"):
-        raise errors.invalid_request(f"A request needs one Host header; this one has {len(hosts)}.")
-    if codings and version == "1.0":
-        raise errors.invalid_request("HTTP/1.0 knows no Transfer-Encoding; send a Content-Length.")
-    if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
-        raise errors.ApiError(HTTPStatus.NOT_IMPLEMENTED, "The only Transfer-Encoding known here is 'chunked'.")
-    if lengths and int(lengths[0]) > limits.body_bytes:
+    names = [name for name, _ in headers]
+    hosts = names.count(b"host")
+    if hosts > 1 or (not hosts and version == "1.1"):
+        raise errors.invalid_request(f"A request needs one Host header; this one has {hosts}.")
+    if b"transfer-encoding" in names:
+        _require_chunked([value for name, value in headers if name == b"transfer-encoding"], version)
+    if b"content-length" in names and int(headers[names.index(b"content-length")][1]) > limits.body_bytes:
         raise _body_too_large(limits)
+
+
+def _require_chunked(codings: list[bytes], version: str) -> None:
+    if version == "1.0":
+        raise errors.invalid_request("HTTP/1.0 knows no Transfer-Encoding; send a Content-Length.")
+    if len(codings) > 1 or codings[0].lower() != b"chunked":
+        raise errors.ApiError(HTTPStatus.NOT_IMPLEMENTED, "The only Transfer-Encoding known here is 'chunked'.")
 
 
 def origin_form(target: str) -> str:

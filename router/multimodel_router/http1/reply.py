@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from pydantic import BaseModel
 
-from multimodel_router.http1.request import REQUEST_ID, Headers, Request
+from multimodel_router.http1.request import REQUEST_ID, Headers, Request, lines_of
 
 _PHRASES = {int(status): status.phrase.encode() for status in HTTPStatus}
 _NO_BODY = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
@@ -36,12 +36,13 @@ class Reply:
         "_loop",
         "_on_pressure",
         "_request",
-        "_transport",
         "bytes_sent",
         "ended",
         "first_byte",
+        "flows",
         "keep_alive",
         "status",
+        "transport",
     )
 
     def __init__(
@@ -53,9 +54,11 @@ class Reply:
         self.ended = False
         self.first_byte: float | None = None
         """When the first byte of the body was written that is no padding, by the loop's clock."""
+        self.flows = False
+        """Whether all that was written has been handed to the transport, and chunks may follow: nobody has left."""
         self.keep_alive = request.keep_alive
         self._request = request
-        self._transport = transport
+        self.transport = transport
         self._extra = [(REQUEST_ID, request.id), *extra]
         self._content_type = b""
         self._head = b""
@@ -82,8 +85,7 @@ class Reply:
         """Write the head; without a `content-length` the body goes out in chunks, or until the connection closes."""
         self.status = status
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b"Unknown"))]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        lines += [b"%b: %b\r\n" % header for header in self._extra]
+        lines.append(lines_of(headers + self._extra))
         of_name = dict(headers)
         if b"date" not in of_name:
             lines.append(b"date: %b\r\n" % _date(int(time.time())))
@@ -102,7 +104,7 @@ class Reply:
 
     def write(self, data: bytes) -> None:
         """Write a piece of the body."""
-        if self._bodiless or not data or self._transport.is_closing():
+        if self._bodiless or not data or self.transport.is_closing():
             return
         if self.first_byte is None:
             self.first_byte = self._loop.time()
@@ -110,7 +112,8 @@ class Reply:
         piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
         if self._head:
             piece, self._head = self._head + piece, b""
-        self._transport.write(piece)
+        self.transport.write(piece)
+        self.flows = self._chunked
 
     def pad(self, data: bytes) -> None:
         """Write what means nothing to the client, to show that the connection lives: white space, or comments."""
@@ -156,6 +159,6 @@ class Reply:
 
     def _flush(self) -> None:
         """Write what waits, to a client that is there: one that left has its request given up a moment later."""
-        if self._head and not self._transport.is_closing():
-            self._transport.write(self._head)
+        if self._head and not self.transport.is_closing():
+            self.transport.write(self._head)
         self._head = b""

@@ -24,6 +24,11 @@ def first_header(headers: Headers, name: bytes) -> bytes | None:
     return None
 
 
+def lines_of(headers: Headers) -> bytes:
+    """Return headers as a head holds them, a line each."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
 @dataclass(slots=True)
 class Request:
     """One request; `id` is the client's `x-request-id` or one made here, and stands in `headers` too."""
