@@ -8,9 +8,11 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
+from multimodel_router.http1.connection import Connection, Site
 from multimodel_router.http1.limits import Limits
 from multimodel_router.http1.reply import Reply
 from multimodel_router.http1.request import Request
@@ -450,3 +452,43 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 def _close_half(writer: asyncio.StreamWriter) -> None:
     writer.write_eof()
+
+
+@pytest.mark.parametrize("leave", [_close, _reset, _close_half])
+async def test_clients_that_leave_as_soon_as_they_have_asked_leave_nothing_behind(
+    router: Any, connect: Connect, until: Until, leave: Callable[[asyncio.StreamWriter], None]
+) -> None:
+    clients = [await connect(router.url) for _ in range(20)]
+    await clients[0].send(chat("so that a connection to the model server is kept"))
+    await clients[0].answer("POST")
+    for client in clients:
+        client.writer.write(chat("bye", stream=True))
+        leave(client.writer)
+
+    async def nothing_left() -> bool:
+        return not router.endpoints.load and all(connection.idle for connection in router.site.connections)
+
+    await until(nothing_left, True)
+    assert await in_flight(router)() == 0
+    client = await connect(router.url)
+    await client.send(chat("still here"))
+    assert (await client.answer("POST")).status == 200
+
+
+async def test_what_a_handler_has_begun_is_ended_though_the_client_left_before_its_task_ran() -> None:
+    ended = asyncio.Event()
+
+    async def rest() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.set()
+
+    connection = Connection(Site(lambda _request, _reply: rest()))
+    transport = create_autospec(asyncio.Transport, instance=True)
+    transport.is_closing.return_value = False
+    connection.connection_made(transport)
+    connection.data_received(LIVE)
+    connection.connection_lost(None)
+    async with asyncio.timeout(5):
+        await ended.wait()
