@@ -23,6 +23,8 @@ ABANDONED_SECONDS = 1.0
 """A pod in the place of one that is deleted is there by then, if one comes."""
 FRESH_SECONDS = 2.0
 """How long a client whose connection was the last to be taken may need to send its request."""
+NEXT_SECONDS = 0.25
+"""How long one whose connection was kept after an answer may need to send the next."""
 
 
 class Server:
@@ -103,8 +105,9 @@ class Server:
         closed_at = loop.time()
         deadline = closed_at + self._settings.drain_seconds
         while self._site.connections and not self._hurry.is_set() and loop.time() < deadline:
-            patient = loop.time() < closed_at + FRESH_SECONDS
-            for connection in [connection for connection in self._site.connections if connection.idle]:
+            now = loop.time()
+            patient = now < closed_at + FRESH_SECONDS
+            for connection in [at for at in self._site.connections if at.idle_for(now) > NEXT_SECONDS]:
                 if not (connection.fresh and patient):
                     connection.close()
             await self._pause(DRAIN_LOOK_SECONDS)

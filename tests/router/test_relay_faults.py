@@ -161,3 +161,19 @@ async def test_the_router_stops_without_cutting_a_request_that_ends_in_time(rout
         rest = [line async for line in lines]
     assert "data: [DONE]" in rest
     await stopping
+
+
+async def test_a_client_whose_connection_was_kept_may_ask_once_more_while_the_router_stops(
+    router: Any, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    body = chat(stream=True, standin={"gate": str(gate)})
+    async with router.http.stream("POST", "/v1/chat/completions", json=body) as reply:
+        assert "connection" not in reply.headers
+        stopping = asyncio.create_task(router.stop())
+        await asyncio.wait((stopping,), timeout=0.2)
+        gate.touch()
+        await reply.aread()
+    last = await router.http.post("/v1/chat/completions", json=chat())  # a new connection would be refused
+    assert (last.status_code, last.headers["connection"]) == (200, "close")
+    await stopping

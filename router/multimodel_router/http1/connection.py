@@ -26,7 +26,7 @@ ExtraHeaders = Callable[[Request], Iterable[tuple[bytes, bytes]]]
 
 @dataclass
 class Site:
-    """What all connections of a server share; once it is `closing`, none takes another request."""
+    """What all connections of a server share; once it is `closing`, none takes another request after the next."""
 
     handler: Handler
     limits: Limits = field(default_factory=Limits)
@@ -82,6 +82,10 @@ class Connection(asyncio.Protocol):
     def idle(self) -> bool:
         """Whether nothing of a request has come, and none is being answered."""
         return self._task is None and not self._queue and self._reader.phase is Phase.BETWEEN
+
+    def idle_for(self, now: float) -> float:
+        """Return the seconds since it has been idle, 0 while it is not."""
+        return now - self._stage_began if self.idle else 0.0
 
     @property
     def fresh(self) -> bool:
@@ -198,12 +202,15 @@ class Connection(asyncio.Protocol):
         self._after(reply)
 
     def _after(self, reply: Reply) -> None:
-        """Go on, or end the connection; an answer that is not whole must not look whole."""
+        """Go on, or end the connection; an answer that is not whole must not look whole.
+
+        Who was told that the connection stays may be sending the next request, however soon the site closes.
+        """
         if self._is_closing():
             return
         if not reply.ended:
             self.abort()
-        elif reply.keep_alive and not self._site.closing:
+        elif reply.keep_alive:
             self._stage_began = self._loop.time()
             self._answer_next()
         else:
