@@ -1,4 +1,4 @@
-"""What a router costs: the same streams without a router, through ours, nginx, SGLang's, vLLM's and LiteLLM's.
+"""What a router costs: the same streams without one, through ours, a bare relay, nginx, SGLang's, vLLM's and LiteLLM's.
 
 The router under test has core 0; upstream and clients (one Go process, load/) share core 1. Up to 256 streams a chunk
 comes every 20 ms; beyond, the pause grows with their number, so that the offered load stays at 12,800 chunks/s, which

@@ -27,6 +27,7 @@ import router_load as load
 CORE = 0
 PEERS = load.CACHE / "peers"
 STANDIN = Path(__file__).parent / "standin"
+RELAY = Path(__file__).with_name("bare_relay.py")
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 
@@ -108,6 +109,16 @@ def ours() -> Iterator[Running]:
 
 
 @contextmanager
+def relay() -> Iterator[Running]:
+    """No router, but a relay that knows nothing of HTTP: the floor of ours."""
+    port = _free_port()
+    with _upstream() as (upstream, control):
+        command = [sys.executable, str(RELAY), str(port), str(upstream)]
+        with _router(command, port, control) as running:
+            yield running
+
+
+@contextmanager
 def nginx() -> Iterator[Running]:
     """The nginx that is installed, else that of the Debian package."""
     binary = _nginx_binary()
@@ -156,6 +167,7 @@ def litellm() -> Iterator[Running]:
 WAYS: Mapping[str, Way] = {
     "direct": direct,
     "ours": ours,
+    "relay": relay,
     "nginx": nginx,
     "sglang": sglang,
     "vllm": vllm,
