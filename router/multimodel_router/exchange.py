@@ -234,9 +234,7 @@ class Exchange:
             self._note_resumption(response)
         if _is_short(response) or (self._reply.started and response.status != HTTPStatus.OK):
             return await self._pass_on_whole(response)
-        if not self._reply.started:
-            self._reply.start(response.status, _passed_on(response.headers, _NOT_IN_ANSWERS))
-        await response.splice(self._splice(response, lease))
+        await response.splice(self._splice(response, lease))  # behind what was written before; others began at the head
         return self._check_end()
 
     async def _pass_on_whole(self, response: Response) -> Failure | None:

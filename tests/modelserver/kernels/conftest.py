@@ -1,8 +1,11 @@
 """Random paged layouts over poisoned caches, attention by its definition, and a mended Triton interpreter."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,21 @@ from multimodel_server.kernels import PagedLayout
 
 POISON = 3e38
 """Fills outputs that a kernel must write; `nan` fills what it must not read."""
+
+
+@pytest.fixture(scope="session")
+def run_compiler(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """`run_compiler(script)`: what a script beside this file prints in a process that compiles; this one interprets."""
+
+    def run(script: str) -> str:
+        cache = str(tmp_path_factory.mktemp("triton"))
+        environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": cache}
+        command = [sys.executable, Path(__file__).with_name(script)]
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout
+
+    return run
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,6 @@
 
 import itertools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -47,13 +43,8 @@ def test_leading_decodes(query_lens, expected):
 
 
 @pytest.fixture(scope="module")
-def hopper(tmp_path_factory):
-    """Return what became of the kernels in a process that compiles; this one interprets."""
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
-    command = [sys.executable, Path(__file__).with_name("compile_attention.py")]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+def hopper(run_compiler):
+    return json.loads(run_compiler("compile_attention.py"))
 
 
 @pytest.mark.parametrize(("name", "head_dim"), [("decode", 128), ("decode_narrow", 64), ("decode_wide_fp8", 256)])

@@ -2,11 +2,9 @@
 
 import importlib
 import logging
-import os
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ import torch
 from multimodel_server import kernels
 from multimodel_server.kernels import reference, triton_norm, triton_overlap
 
-COMPILER = Path(__file__).with_name("compile_for_hopper.py")
 KERNELS = {
     "_rms_norm",
     "_gate_tile",
@@ -119,14 +116,9 @@ assert "triton" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_every_kernel_compiles_for_hopper_within_its_registers(tmp_path):
+def test_every_kernel_compiles_for_hopper_within_its_registers(run_compiler):
     """The interpreter takes what the compiler refuses."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(COMPILER)]
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
-    assert done.returncode == 0, done.stderr
-    compiled = [line.split() for line in done.stdout.splitlines()]
+    compiled = [line.split() for line in run_compiler("compile_for_hopper.py").splitlines()]
     assert {name for name, *_ in compiled} >= KERNELS
     assert {spilled for _, spilled, _ in compiled} == {"0"}
     early = {name for name, _, accesses in compiled if accesses != "0"}

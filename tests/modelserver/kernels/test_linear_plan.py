@@ -2,10 +2,6 @@
 
 import itertools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -67,13 +63,8 @@ def test_triton_is_taken_where_it_is_clearly_faster():
 
 
 @pytest.fixture(scope="module")
-def hopper(tmp_path_factory):
-    """Return what became of the kernels in a process that compiles; this one interprets."""
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
-    command = [sys.executable, Path(__file__).with_name("compile_linear.py")]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+def hopper(run_compiler):
+    return json.loads(run_compiler("compile_linear.py"))
 
 
 def test_programs_fit_a_processor(hopper):
